@@ -1,0 +1,154 @@
+"""The command line: `python -m bench` measures everything and writes the results and the docs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import machine, parity, results, timing
+from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, available_cores, default_threads, problem, table
+from bench.comparison import times_faster
+from bench.competitors import COMPETITORS, LABELS, Unsupported, absent_competitors
+from bench.report import write_docs
+
+EXIT_WRONG_RESULTS = 1
+BUSY = 0.25  # load average, as a share of the cores, above which a warning is given
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
+    parser.add_argument(
+        "--cases", metavar="PATTERN", help="only cases with these fields in their id: T100-B1, 'H*-f32-1t'"
+    )
+    parser.add_argument("--quick", action="store_true", help="three small sizes, little time for each")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--seconds-per-case", type=float, metavar="S", help="time for all competitors of a case (1.5)")
+    parser.add_argument("--name", help="of the results file; by default the processor's")
+    parser.add_argument(
+        "--report-only", action="store_true", help="measure nothing: write the docs from the results file"
+    )
+    parser.add_argument("--no-docs", action="store_true", help="write the results file only")
+    options = parser.parse_args(arguments)
+    if any(not 1 <= n <= available_cores() for n in options.threads or ()):
+        parser.error(f"--threads: expected counts of 1 to {available_cores()}, the cores of this machine")
+    if options.seconds_per_case is None:
+        options.seconds_per_case = 0.2 if options.quick else 1.5
+    return options
+
+
+def default_name(options: argparse.Namespace, description: dict) -> str:
+    """The machine's name, and what sets this run apart from a full one, so that it does not replace its file."""
+    name = machine.slug(description["machine"])
+    if options.dtype != "float32":
+        name += f"-{options.dtype}"
+    if options.quick:
+        name += "-quick"
+    if is_selection(options):
+        name += "-selected"
+    return name
+
+
+def is_selection(options: argparse.Namespace) -> bool:
+    """Whether some cells, modes, thread counts or cases are left out."""
+    whole = set(options.cells) == set(CELLS) and set(options.modes) == set(MODES) and not options.cases
+    return not whole or (options.threads is not None and set(options.threads) != set(default_threads()))
+
+
+def measure_case(case: Case, absent: dict[str, str], seconds: float) -> results.Measurement:
+    """Check every competitor on the case, then time those that passed, interleaved."""
+    numbers, oracle = problem(case), parity.expected(case)
+    runners, refused = {}, {}
+    for name, prepare in COMPETITORS.items():
+        if name in absent:
+            continue
+        try:
+            runner = prepare(numbers, case.mode, case.threads)
+            runner.set_threads()
+            wrong = parity.check(runner, oracle, case.dtype)
+        except Unsupported:
+            continue
+        except Exception as error:  # a competitor that fails is one refused: reported, and the run ends in error
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            refused[name] = wrong
+        else:
+            runners[name] = runner
+    return results.Measurement(case, timing.measure(runners, seconds) if runners else {}, refused)
+
+
+def progress(measurement: results.Measurement) -> str:
+    """One line for one case."""
+    medians = [f"{LABELS[name]} {1e3 * timed.median:.4g} ms" for name, timed in measurement.timings.items()]
+    wrong = [f"{LABELS[name]} WRONG ({reason})" for name, reason in measurement.refused.items()]
+    ratio = times_faster(measurement)
+    faster = [f"{ratio:.2f}x as fast as the best peer"] if ratio else []
+    return f"{measurement.case.id}: " + ", ".join([*medians, *faster, *wrong])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the bench; the exit status."""
+    options = parse(arguments)
+    description = machine.describe()
+    name = options.name or default_name(options, description)
+    run = load(name) if options.report_only else measure(options, name, description)
+    whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
+    if whole and not options.no_docs:
+        for path in write_docs(run):
+            print("wrote", path)
+    elif not options.no_docs:
+        print(f"not a whole run: the docs stay as they are (--report-only --name {name} writes them from this one)")
+    for measurement in run.measurements:
+        if measurement.refused:
+            print("wrong results:", progress(measurement), file=sys.stderr)
+    return EXIT_WRONG_RESULTS if run.refused else 0
+
+
+def load(name: str) -> results.Results:
+    """Results measured before."""
+    path = results.FOLDER / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(f"no results {name!r}; there are: {', '.join(p.stem for p in results.FOLDER.glob('*.json'))}")
+    return results.load(path)
+
+
+def measure(options: argparse.Namespace, name: str, description: dict) -> results.Results:
+    """Measure the machine, then case by case; the results file is whole after each."""
+    cases = table(
+        options.cells,
+        options.modes,
+        options.threads,
+        QUICK_SIZES if options.quick else SIZES,
+        options.dtype,
+        options.cases,
+    )
+    if not cases:
+        raise SystemExit("no case matches")
+    absent = absent_competitors()
+    for competitor, reason in absent.items():
+        print(f"{LABELS[competitor]} is absent: {reason}")
+    load = description["machine"]["load_average"]
+    if load is not None and load > BUSY * available_cores():
+        print(f"warning: other programs are running (load average {load}); with them on the cores no time is reliable")
+    print("measuring the machine's limits", flush=True)
+    threads = sorted({case.threads for case in cases})
+    run = results.Results(
+        name=name,
+        **description,
+        settings={"seconds_per_case": options.seconds_per_case},
+        limits=machine.measure_limits([options.dtype], threads, samples=2 if options.quick else 5),
+        absent=absent,
+    )
+    for number, case in enumerate(cases, start=1):
+        run.measurements.append(measure_case(case, absent, options.seconds_per_case))
+        path = run.save(results.FOLDER)
+        print(f"[{number}/{len(cases)}] {progress(run.measurements[-1])}", flush=True)
+    print("wrote", path)
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The implementations that are timed, each behind the same three questions: what to call, on how many threads, and
+what it computed.
+
+A competitor is a function `prepare(problem, mode, threads) -> Runner` that raises `Unsupported` for work it cannot do.
+Every import is inside its function, so that a missing package is one absent competitor and the rest still run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.cases import Problem
+
+
+class Unsupported(Exception):
+    """This competitor cannot do this work (it has no backward pass, or no kernel for the dtype)."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One competitor made ready for one problem, mode and thread count."""
+
+    call: Callable[[], Any]  # one forward pass, or one forward and backward pass: what is timed
+    outputs: Callable[[Any], dict[str, np.ndarray]]  # what `call` returned, by name: y, h_n, c_n, x, h_0, c_0, weight_…
+    set_threads: Callable[[], None] = lambda: None  # called before every turn of this competitor
+
+
+def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
+    """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
+    import fastrnn
+
+    _, _, I, H = problem.sizes
+    layer_class = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}[problem.cell]
+    layer = layer_class(I, H, dtype=str(problem.x.dtype), seed=0, **options)
+    layer.load_state_dict(problem.parameters)
+    state, dstate = _as_state(problem.state.values()), _as_state(problem.dstate.values())
+
+    def forward():
+        return layer(problem.x, state)
+
+    def training():
+        (y, final), backward = layer.vjp(problem.x, state)
+        return y, final, backward(problem.dy, dstate)
+
+    def outputs(result):
+        y, final, *grads = result
+        named = {"y": y} | dict(zip(problem.dstate, _as_tuple(final), strict=True))
+        for gradient in grads:
+            named |= {"x": gradient.x} | dict(zip(problem.state, _as_tuple(gradient.state), strict=True))
+            named |= {name: gradient.parameters[name] for name in problem.parameters}
+        return named
+
+    return Runner(forward if mode == "forward" else training, outputs, lambda: fastrnn.set_num_threads(threads))
+
+
+def prepare_torch(problem: Problem, mode: str, threads: int) -> Runner:
+    """PyTorch eager: inference mode for forward; autograd to x, the initial states and every parameter for training."""
+    import torch
+
+    _, _, I, H = problem.sizes
+    module_class = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[problem.cell]
+    module = module_class(I, H, dtype=torch.from_numpy(problem.x).dtype)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in problem.parameters.items()})
+
+    training_mode = mode == "training"
+    leaves = {"x": problem.x, **problem.state}
+    leaves = {name: torch.tensor(array, requires_grad=training_mode) for name, array in leaves.items()}
+    state = _as_state(leaf for name, leaf in leaves.items() if name != "x")
+    upstream = [torch.tensor(array) for array in (problem.dy, *problem.dstate.values())]
+    leaves |= dict(module.named_parameters())
+
+    def forward():
+        with torch.inference_mode():
+            return module(leaves["x"], state)
+
+    def training():
+        for leaf in leaves.values():
+            leaf.grad = None
+        y, final = module(leaves["x"], state)
+        torch.autograd.backward((y, *_as_tuple(final)), upstream)
+        return y, final
+
+    def outputs(result):
+        y, final = result
+        named = {"y": y} | dict(zip(problem.dstate, _as_tuple(final), strict=True))
+        if training_mode:
+            named |= {name: leaf.grad for name, leaf in leaves.items()}
+        return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
+
+    return Runner(training if training_mode else forward, outputs, lambda: torch.set_num_threads(threads))
+
+
+def prepare_onnxruntime(problem: Problem, mode: str, threads: int) -> Runner:
+    """ONNX Runtime: a model of one node, default session options but for the thread count. Forward only."""
+    import onnxruntime
+
+    from bench.onnx_model import one_node_model
+
+    if mode != "forward":
+        raise Unsupported("ONNX Runtime has no backward pass for recurrent layers")
+    if problem.x.dtype != np.float32:
+        raise Unsupported("ONNX Runtime's recurrent layers are float32 only")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(one_node_model(problem), options, providers=["CPUExecutionProvider"])
+    feeds = {"x": problem.x, **problem.state}
+
+    def outputs(result):
+        y, *final = result
+        return {"y": y[:, 0]} | dict(zip(problem.dstate, final, strict=True))
+
+    return Runner(lambda: session.run(None, feeds), outputs)
+
+
+def _as_state(arrays):
+    """One array alone (GRU, RNN), several as a tuple (LSTM), as layers take their state."""
+    arrays = tuple(arrays)
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def _as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+OURS = "fastrnn"
+LABELS = {"fastrnn": "fastrnn", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+COMPETITORS = {"fastrnn": prepare_fastrnn, "torch": prepare_torch, "onnxruntime": prepare_onnxruntime}
+
+
+def absent_competitors() -> dict[str, str]:
+    """Peers that this Python cannot import, with the reason."""
+    requirements = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}
+    absent = {}
+    for name, modules in requirements.items():
+        try:
+            for module in modules:
+                __import__(module)
+        except ImportError as error:
+            absent[name] = str(error)
+    return absent

@@ -1,0 +1,102 @@
+"""Results of one run as a JSON file, `bench/results/NAME.json`.
+
+    {
+      "schema": 1,
+      "name": NAME,
+      "machine": {"cpu", "microarchitecture", "cores", "vector", "vector_bits", "system",
+                  "load_average": of the minute before the run},
+      "software": {"python": version, "fastrnn": …, "torch": version or null where it is not installed, …},
+      "source": {"commit": hash or null, "modified": whether the timed code differs from it, or null},
+      "date": "YYYY-MM-DD HH:MM UTC" of the start,
+      "environment": {variable: value} of those set that steer threads or code generation,
+      "settings": {"seconds_per_case": …},
+      "limits": {"multiply_add": {dtype: {threads: FLOP/s}},
+                 "bandwidth": {threads: [[bytes each thread reads over and over, B/s of all threads], …]}},
+      "absent": {competitor: why it could not be imported},
+      "measurements": [
+        {"case": {"cell", "mode", "threads", "T", "B", "I", "H", "dtype"},
+         "timings": {competitor: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions"}},
+         "refused": {competitor: what was wrong with its results}}
+      ]
+    }
+
+A competitor in neither `timings` nor `refused` cannot do that case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.cases import Case
+from bench.roofline import Limits
+from bench.timing import Timing
+
+SCHEMA = 1
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+@dataclass
+class Measurement:
+    """What one case gave."""
+
+    case: Case
+    timings: dict[str, Timing]
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """One run. The fields are those of the file."""
+
+    name: str
+    machine: dict
+    software: dict
+    source: dict
+    date: str
+    environment: dict
+    settings: dict
+    limits: Limits
+    absent: dict[str, str]
+    measurements: list[Measurement] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        """Whether any competitor gave wrong results anywhere."""
+        return any(measurement.refused for measurement in self.measurements)
+
+    def save(self, folder: Path) -> Path:
+        """Write the file in one step, so that a run that is interrupted leaves a whole one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        unfinished = path.with_suffix(".json.part")
+        unfinished.write_text(json.dumps({"schema": SCHEMA} | asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+        return path
+
+
+def load(path: Path) -> Results:
+    """Read a results file."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data.pop("schema") != SCHEMA:
+        raise ValueError(f"{path}: not written in schema {SCHEMA}")
+    limits, measurements = data.pop("limits"), data.pop("measurements")
+    return Results(
+        **data,
+        limits=Limits(
+            multiply_add={
+                d: {int(n): rate for n, rate in peaks.items()} for d, peaks in limits["multiply_add"].items()
+            },
+            bandwidth={int(n): [(size, rate) for size, rate in curve] for n, curve in limits["bandwidth"].items()},
+        ),
+        measurements=[
+            Measurement(
+                Case(**entry["case"]),
+                {name: Timing(**timing) for name, timing in entry["timings"].items()},
+                entry["refused"],
+            )
+            for entry in measurements
+        ],
+    )

@@ -1,0 +1,1 @@
+"""The tasks, training loop and plots behind ``python -m fastrnn ...``."""

@@ -1,0 +1,182 @@
+"""What an experiment shows while it runs: with rich where it is installed and there is a terminal, else plain text."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Report = Callable[[float, str, float], None]  # (fraction done, figures to show, seconds left)
+
+_BAR = 30  # columns
+_REDRAW = 0.1  # seconds
+_LINES = 10  # how many lines a training prints where lines cannot be drawn over
+
+
+class Display(Protocol):
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def waiting(self, text: str) -> AbstractContextManager[None]:
+        """Say what takes a moment."""
+
+    def progress(self, title: str) -> AbstractContextManager[Report]:
+        """A progress bar; the context gives the function that moves it."""
+
+    def chart(self, title: str, values: Mapping[str, float]) -> None:
+        """A small bar chart of positive numbers; the last one stands out."""
+
+    def passage(self, title: str, text: str) -> None:
+        """A text as it is."""
+
+
+def best_display(plain: bool = False) -> Display:
+    """The best one for standard output; without rich if `plain`."""
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if terminal and not plain and find_spec("rich") is not None:
+        from rich.console import Console
+
+        return RichDisplay(Console(highlight=False))
+    return PlainDisplay(sys.stdout, redraw=terminal)
+
+
+class PlainDisplay:
+    def __init__(self, stream: TextIO, redraw: bool) -> None:
+        self.stream = stream
+        self.redraw = redraw  # whether a carriage return lets a line be drawn over
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        print(f"{text} ... ", end="", file=self.stream, flush=True)
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            self.say("")
+            raise
+        self.say(f"{time.perf_counter() - start:.1f} s")
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Report]:
+        line = _RedrawnLine(self.stream, title) if self.redraw else _Lines(self.stream, title)
+        try:
+            yield line.report
+        finally:
+            line.end()
+
+    def chart(self, title: str, values: Mapping[str, float]) -> None:
+        self.say(f"\n{title}")
+        width, largest = max(map(len, values)), max(values.values())
+        for name, value in values.items():
+            self.say(f"  {name:{width}}  {value:6.3f}  {'#' * round(_BAR * value / largest)}")
+
+    def passage(self, title: str, text: str) -> None:
+        self.say(f"\n{title}")
+        for line in text.splitlines():
+            self.say(f"  | {line}".rstrip())
+
+
+class _RedrawnLine:
+    def __init__(self, stream: TextIO, title: str) -> None:
+        self.stream = stream
+        self.title = title
+        self.drawn = 0.0
+        self.width = 0
+
+    def report(self, fraction: float, figures: str, seconds_left: float) -> None:
+        now = time.perf_counter()
+        if now - self.drawn < _REDRAW and fraction < 1.0:
+            return
+        self.drawn = now
+        full = round(_BAR * fraction)
+        bar = "#" * full + "-" * (_BAR - full)
+        columns = _columns(self.stream)
+        line = f"{self.title} [{bar}] {fraction:4.0%}  {figures}  {seconds_left:.0f} s left"[: columns - 1]
+        print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
+        self.width = len(line)
+
+    def end(self) -> None:
+        if self.width:
+            print(file=self.stream, flush=True)
+
+
+class _Lines:
+    def __init__(self, stream: TextIO, title: str) -> None:
+        self.stream = stream
+        self.title = title
+        self.printed = 0
+
+    def report(self, fraction: float, figures: str, seconds_left: float) -> None:
+        if int(_LINES * fraction) > self.printed:
+            self.printed = int(_LINES * fraction)
+            print(f"{self.title} {fraction:4.0%}  {figures}", file=self.stream, flush=True)
+
+    def end(self) -> None:
+        pass
+
+
+def _columns(stream: TextIO) -> int:
+    """The width of the terminal that `stream` writes to."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+class RichDisplay:
+    def __init__(self, console: "Console") -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.console.status(text):
+            yield
+        self.console.print(f"{text} ... {time.perf_counter() - start:.1f} s", style="dim", markup=False)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Report]:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[figures]}", style="green", markup=False),
+            TextColumn("{task.fields[left]}", style="dim", markup=False),
+        )
+        with Progress(*columns, console=self.console, expand=True) as bar:
+            task = bar.add_task(title, total=1.0, figures="", left="")
+
+            def report(fraction: float, figures: str, seconds_left: float) -> None:
+                bar.update(task, completed=fraction, figures=figures, left=f"{seconds_left:.0f} s left")
+
+            yield report
+
+    def chart(self, title: str, values: Mapping[str, float]) -> None:
+        from rich.table import Table
+
+        table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, show_header=False)
+        largest = max(values.values())
+        for n, (name, value) in enumerate(values.items(), 1):
+            style = "bold green" if n == len(values) else ""
+            table.add_row(name, f"{value:.3f}", "█" * round(_BAR * value / largest), style=style)
+        self.console.print(table)
+
+    def passage(self, title: str, text: str) -> None:
+        from rich.panel import Panel
+        from rich.text import Text
+
+        self.console.print()
+        self.console.print(Panel(Text(text), title=Text(title, style="bold"), title_align="left", border_style="dim"))

@@ -1,0 +1,470 @@
+"""LSTM, GRU and RNN: the layers as NumPy functions with state, under PyTorch's names, shapes and orders.
+
+In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` projection size, `L` layers,
+`D` directions, and `R`, the width of h: `P` with projection, else `H`.
+"""
+
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+
+from . import validation
+from .parameters import LayerParameters
+from .sequence import OptionalStates, Sequence, States
+from .validation import Layout, State
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+_Layer = TypeVar("_Layer", bound="_Recurrent")
+
+_BACKENDS = ("cpu", "reference")
+_FILE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What `backward` returns: every gradient has the shape and dtype of what it is the gradient of.
+
+    x           of the input
+    state       of the initial state: (h_0, c_0) for the LSTM, h_0 for the others
+    parameters  {name: array}, in the order of the layer's `parameters`
+    """
+
+    x: np.ndarray
+    state: State
+    parameters: dict[str, np.ndarray]
+
+
+class _Recurrent:
+    """What the three layers share: everything but the cell."""
+
+    _options: ClassVar[tuple[str, ...]] = ("bias", "batch_first", "dropout", "bidirectional")  # as in the constructor
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: str,
+        dtype: Any,
+        seed: int | None,
+        backend: str | None,
+    ) -> None:
+        self.cell = cell
+        self.input_size = validation.size("input_size", input_size, least=1)
+        self.hidden_size = validation.size("hidden_size", hidden_size, least=1)
+        self.num_layers = validation.size("num_layers", num_layers, least=1)
+        self.bias = validation.flag("bias", bias)
+        self.batch_first = validation.flag("batch_first", batch_first)
+        self.dropout = validation.probability("dropout", dropout)
+        self.bidirectional = validation.flag("bidirectional", bidirectional)
+        self.proj_size = validation.size("proj_size", proj_size, least=0)
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
+        self.device = validation.device(device)
+        self.dtype = validation.float_dtype(dtype)
+        self.backend = self.device if backend is None else validation.choice("backend", backend, _BACKENDS)
+        if seed is not None:
+            validation.size("seed", seed, least=0)
+        self.training = True
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout acts between layers: dropout={dropout} has no effect with num_layers=1", stacklevel=3
+            )
+        initial_seed, dropout_seed = np.random.SeedSequence(seed).spawn(2)
+        self._generator = np.random.default_rng(dropout_seed)
+        self._allocate()
+        generator = np.random.default_rng(initial_seed)
+        for sequence in self.sequences:
+            sequence.parameters.initialise(generator)
+
+    def _allocate(self) -> None:
+        """Make `sequences`, one for each layer, and the parameters they use, all zero."""
+        self.num_directions = 2 if self.bidirectional else 1
+        output_size = self.proj_size or self.hidden_size
+        self._layout = Layout(
+            self.input_size,
+            self.num_directions * output_size,
+            self.num_layers * self.num_directions,
+            (output_size, self.hidden_size) if self.cell == "lstm" else (output_size,),
+            self.batch_first,
+            self.dtype,
+        )
+        self.sequences: list[Sequence] = []
+        arrays: dict[str, np.ndarray] = {}
+        for layer in range(self.num_layers):
+            input_size = self.num_directions * output_size if layer else self.input_size
+            sizes = (self.cell, input_size, self.hidden_size, self.proj_size)
+            parameters = LayerParameters(*sizes, bias=self.bias, directions=self.num_directions, dtype=self.dtype)
+            self.sequences.append(Sequence(*sizes, parameters, self.dtype, self.backend))
+            arrays |= parameters.named(layer, parameters.directions)
+        self._parameters = MappingProxyType(arrays)
+
+    def __call__(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
+        """Run the layers over a sequence.
+
+        x      (T, B, I); (B, T, I) with batch_first; or (T, I), one sequence without a batch dimension
+        state  the initial state, zeros if omitted: h_0 (L*D, B, R), without B if x has none; for the LSTM the tuple
+               (h_0, c_0) with c_0 (L*D, B, H). Never batch-first; index layer * D + direction.
+
+        Returns y, the last layer's h at every step, (T, B, D*R), with batch and time as in x, and the final state,
+        shaped as the initial one. With batch_first, y is a transposed view of a time-major array.
+
+        Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. Time-major
+        contiguous arrays are not copied. TypeError for another type or dtype, ValueError for a wrong shape.
+        """
+        layout = self._layout
+        x, states, batched = layout.inputs(x, state)
+        y, states_n, _ = self._forward(x, states, save=False)
+        return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
+
+    def vjp(self, x: np.ndarray, state: State = None) -> tuple[tuple[np.ndarray, State], "Backward"]:
+        """As calling the layer, and also return the function that computes its gradients (see `Backward`).
+
+        `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
+        reads them instead of copies.
+        """
+        layout = self._layout
+        x, states, batched = layout.inputs(x, state)
+        y, states_n, saved = self._forward(x, states, save=True)
+        result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
+        return result, Backward(self, saved, x.shape[0], x.shape[1], batched)
+
+    def stream(self, batch_size: int = 1) -> "Stream":
+        """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
+        from .stream import Stream
+
+        return Stream(self, batch_size)
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """The parameters in PyTorch's order and under its names. The arrays are live: write to them in place."""
+        return self._parameters
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        return sum(array.size for array in self._parameters.values())
+
+    def train(self: _Layer, mode: bool = True) -> _Layer:
+        """Turn dropout on, or off with `mode=False`. Returns the layer."""
+        self.training = validation.flag("mode", mode)
+        return self
+
+    def eval(self: _Layer) -> _Layer:
+        """Turn dropout off. Returns the layer."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters."""
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Copy the values of NumPy arrays or PyTorch tensors into the parameters.
+
+        Names, shapes and dtypes must be those of `parameters`. One error lists all that is wrong, and then nothing
+        is loaded: ValueError, or TypeError if only types and dtypes are wrong.
+        """
+        for name, value in validation.parameter_values(mapping, self._parameters, self.dtype).items():
+            self._parameters[name][...] = value
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer's class, options and parameters to an .npz file at exactly `path`.
+
+        Not kept: the training flag, the dropout generator, device and backend.
+        """
+        header = {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
+        with open(path, "wb") as file:
+            np.savez(file, fastrnn=np.array(json.dumps(header)), **self._parameters)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(
+        cls: type[_Layer],
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        seed: int | None = None,
+        backend: str | None = None,
+    ) -> _Layer:
+        """Make a layer from a file that `save` wrote. `seed` is then that of dropout.
+
+        ValueError if it is another kind of file, or holds a layer of another class.
+        """
+        header, arrays = _read(path)
+        if header["format"] != _FILE_FORMAT:
+            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
+        if header["class"] != cls.__name__:
+            raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
+        layer = cls(**header["options"], device=device, seed=seed, backend=backend)
+        layer.load_state_dict(arrays)
+        return layer
+
+    def _constructor_options(self) -> dict[str, Any]:
+        names = ("input_size", "hidden_size", "num_layers", *self._options)
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def __repr__(self) -> str:
+        parts = [str(self.input_size), str(self.hidden_size)]
+        if self.num_layers != 1:
+            parts.append(f"num_layers={self.num_layers}")
+        defaults = {"bias": True, "dropout": 0.0, "reset_after": True, "nonlinearity": "tanh"}
+        for name in self._options:
+            value = getattr(self, name)
+            if value != defaults.get(name, False):
+                parts.append(f"{name}={value!r}")
+        parts += [f"dtype={self.dtype}", f"device={self.device}"]
+        if self.backend != self.device:
+            parts.append(f"backend={self.backend}")
+        return f"{type(self).__name__}({', '.join(parts)}, num_parameters={self.num_parameters:,})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
+        state = self.__dict__.copy()
+        del state["_parameters"], state["_layout"], state["sequences"]
+        return state | {"flats": [sequence.parameters.flat for sequence in self.sequences]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = state.copy()
+        flats = state.pop("flats")
+        self.__dict__.update(state)
+        self._allocate()
+        for sequence, flat in zip(self.sequences, flats, strict=True):
+            sequence.parameters.flat[:] = flat
+
+    def _forward(self, x: np.ndarray, states: States, *, save: bool) -> tuple[np.ndarray, States, "_Saved"]:
+        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers."""
+        if self.num_layers == 1:
+            y, states_n, saved = self.sequences[0].forward(x, states, save=save)
+            return y, states_n, _Saved([saved], [])
+        if not (self.training and self.dropout):
+            return self._forward_layers(x, states, save, 0.0)
+        generator_state = self._generator.bit_generator.state
+        try:
+            return self._forward_layers(x, states, save, self.dropout)
+        except BaseException:
+            self._generator.bit_generator.state = generator_state
+            raise
+
+    def _forward_layers(
+        self, y: np.ndarray, states: States, save: bool, dropout: float
+    ) -> tuple[np.ndarray, States, "_Saved"]:
+        D = self.num_directions
+        all_states_n, all_saved = [], []
+        masks: list[_Mask] = []
+        for layer, sequence in enumerate(self.sequences):
+            if dropout and layer:
+                mask = _Mask(self._generator, y.shape, dropout)
+                y = mask(y)
+                if save:
+                    masks.append(mask)
+            layer_states = tuple(s[layer * D : (layer + 1) * D] for s in states)
+            y, states_n, saved = sequence.forward(y, layer_states, save=save)
+            all_states_n.append(states_n)
+            all_saved.append(saved)
+        return y, _stacked(all_states_n), _Saved(all_saved, masks)
+
+    def _backward(
+        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
+        D = self.num_directions
+        all_dstates_0, all_dweights = [], []
+        for layer in reversed(range(self.num_layers)):
+            layer_dstates = tuple(None if s is None else s[layer * D : (layer + 1) * D] for s in dstates)
+            dx, dstates_0, dweights = self.sequences[layer].backward(saved.layers[layer], dy, layer_dstates)
+            saved.layers[layer] = None  # its memory is free for the layers below
+            all_dstates_0.append(dstates_0)
+            all_dweights.append(dweights)
+            dy = saved.masks[layer - 1](dx) if layer and saved.masks else dx
+        dparameters: dict[str, np.ndarray] = {}
+        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights[::-1], strict=True)):
+            dparameters |= sequence.parameters.named(layer, dweights)
+        return dx, _stacked(all_dstates_0[::-1]), dparameters
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory, optionally with a projection of h.
+
+        i, f, o = σ(W x + b_ih + R h' + b_hh), each with its own rows, and g likewise with tanh
+        c = f ⊙ c' + i ⊙ g
+        h = o ⊙ tanh(c), or W_hr (o ⊙ tanh(c)) with proj_size
+
+    input_size     I, the features of x
+    hidden_size    H
+    num_layers     L; each layer above the first reads the y of the one below, D*R wide
+    bias           whether there are b_ih and b_hh
+    batch_first    x and y are (B, T, ·) instead of (T, B, ·); states are not affected
+    dropout        probability with which, in training, each element of the y of every layer but the last is zeroed
+                   (the others are scaled by 1 / (1 - dropout))
+    bidirectional  a second direction reads x backwards; y holds both, side by side
+    proj_size      P, the width of h; 0 for no projection. Less than H.
+    device         "cpu"
+    dtype          "float32" or "float64", also as NumPy type or dtype
+    seed           of the initial parameters and, independently, of dropout; None for a different one each time
+    backend        "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle
+
+    TypeError or ValueError for an argument of a wrong type or value.
+    """
+
+    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+        backend: str | None = None,
+    ) -> None:
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__("lstm", *shape, device, dtype, seed, backend)
+
+
+class GRU(_Recurrent):
+    """Gated recurrent unit.
+
+        r, z = σ(W x + b_ih + R h' + b_hh), each with its own rows
+        n = tanh(W_n x + b_in + r ⊙ (R_n h' + b_hn)), or, with reset_after=False,
+        n = tanh(W_n x + b_in + R_n (r ⊙ h') + b_hn)
+        h = (1 - z) ⊙ n + z ⊙ h'
+
+    reset_after  True: as in PyTorch and cuDNN. False: as published by Cho et al. (2014), and ONNX's default.
+    The other arguments are those of `LSTM`.
+    """
+
+    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "reset_after")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+        backend: str | None = None,
+        reset_after: bool = True,
+    ) -> None:
+        self.reset_after = validation.flag("reset_after", reset_after)
+        cell = "gru" if self.reset_after else "gru_reset_before"
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
+        super().__init__(cell, *shape, device, dtype, seed, backend)
+
+
+class RNN(_Recurrent):
+    """The plain (Elman) recurrent layer: h = tanh(W x + b_ih + R h' + b_hh).
+
+    nonlinearity  "tanh", or "relu" in its place
+    The other arguments are those of `LSTM`.
+    """
+
+    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "nonlinearity")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: str = "cpu",
+        dtype: Any = "float32",
+        seed: int | None = None,
+        backend: str | None = None,
+        nonlinearity: str = "tanh",
+    ) -> None:
+        self.nonlinearity = validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
+        super().__init__(f"rnn_{nonlinearity}", *shape, device, dtype, seed, backend)
+
+
+class Backward:
+    """The gradients of one run of a layer. Callable once: what the run saved is used up."""
+
+    def __init__(self, layer: _Recurrent, saved: "_Saved", steps: int, batch: int, batched: bool) -> None:
+        self._layer = layer
+        self._saved: _Saved | None = saved
+        self._steps = steps
+        self._batch = batch
+        self._batched = batched
+
+    def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
+        """From the gradients of y and of the final state to those of x, the initial state and the parameters.
+
+        dy      shaped as y; None for zeros
+        dstate  shaped as the final state; None for zeros, and so for either of the LSTM's (dh_n, dc_n)
+
+        Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
+        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
+        """
+        if self._saved is None:
+            raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
+        layout, batched = self._layer._layout, self._batched
+        dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
+        saved, self._saved = self._saved, None
+        dx, dstates_0, dparameters = self._layer._backward(saved, dy, dstates)
+        return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
+
+
+class _Saved(NamedTuple):
+    layers: list[Any]  # what each layer's `Sequence.forward` saved
+    masks: list["_Mask"]  # of the y of each layer but the last; empty without dropout
+
+
+class _Mask:
+    """Inverted dropout: the same elements are zeroed, and the others scaled, at every call."""
+
+    def __init__(self, generator: np.random.Generator, shape: tuple[int, ...], dropout: float) -> None:
+        self.kept = generator.random(shape, dtype=np.float32) >= dropout
+        self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        masked = values * self.kept
+        masked *= self.scale
+        return masked
+
+
+def _stacked(layers: list[States]) -> States:
+    """The states of all layers, (L*D, B, n), from each layer's (D, B, n)."""
+    return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header and the parameters in a file that `save` wrote."""
+    with open(path, "rb") as file:
+        if zipfile.is_zipfile(file):
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if "fastrnn" in archive:
+                    arrays = dict(archive)
+                    return json.loads(str(arrays.pop("fastrnn"))), arrays
+    raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

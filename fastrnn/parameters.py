@@ -1,0 +1,87 @@
+"""The parameters of one layer: where they lie in memory, what PyTorch calls them, and how they start."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest SIMD vector
+
+
+class LayerParameters:
+    """The parameters of one layer, all its directions, as views into one flat array.
+
+    One buffer means that a kernel can tell with one pass whether any weight changed since it packed them, and that
+    an optimiser can update the whole layer in place.
+
+    flat        1-D, contiguous, 64-byte aligned; the parameters in PyTorch's order, without gaps
+    directions  for each of the D directions {short name: view into flat}:
+                weight_ih (G*H, I), weight_hh (G*H, R), bias_ih and bias_hh (G*H,) or None without bias,
+                and, with projection only, weight_hr (P, H); R is P with projection, else H
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        proj_size: int,
+        *,
+        bias: bool,
+        directions: int,
+        dtype: np.dtype,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.shapes = _shapes(GATES[cell], input_size, hidden_size, proj_size, bias)
+        size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.flat = _aligned_zeros(directions * size, dtype)
+        self.directions = [_views(self.flat[d * size : (d + 1) * size], self.shapes, bias) for d in range(directions)]
+
+    def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""
+        return {
+            f"{short}_l{layer}{'_reverse' if d else ''}": values[short]
+            for d, values in enumerate(directions)
+            for short in self.shapes
+        }
+
+    def initialise(self, generator: np.random.Generator) -> None:
+        """Draw every parameter uniformly from ±1/sqrt(H), as PyTorch does, in PyTorch's order.
+
+        The draws are float64 whatever the layer's dtype, so that one seed means the same weights in both.
+        """
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        self.flat[:] = generator.uniform(-bound, bound, self.flat.size)
+
+
+def _shapes(gates: int, input_size: int, hidden_size: int, proj_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    """{short name: shape} of one direction, in PyTorch's order."""
+    rows = gates * hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, input_size),
+        "weight_hh": (rows, proj_size or hidden_size),
+    }
+    if bias:
+        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    if proj_size:
+        shapes["weight_hr"] = (proj_size, hidden_size)
+    return shapes
+
+
+def _views(flat: np.ndarray, shapes: dict[str, tuple[int, ...]], bias: bool) -> dict[str, np.ndarray | None]:
+    views: dict[str, np.ndarray | None] = {} if bias else {"bias_ih": None, "bias_hh": None}
+    start = 0
+    for short, shape in shapes.items():
+        end = start + math.prod(shape)
+        views[short] = flat[start:end].reshape(shape)
+        start = end
+    return views
+
+
+def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)

@@ -1,0 +1,115 @@
+"""How many threads the kernels use, and starting them safely."""
+
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+
+
+def _default() -> int:
+    value = os.environ.get("FASTRNN_NUM_THREADS")
+    if value is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+class _Pool:
+    """What is known of Numba's thread pool in this process."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.started = False
+        self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
+        self.lock = threading.Lock()
+        self.guard: AbstractContextManager[object] | None = (
+            None  # a context to enter the pool in, once the threading layer is known
+        )
+
+    def after_fork(self) -> None:
+        self.lost = self.lost or self.started
+        self.lock = threading.Lock()
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.after_fork)
+
+
+def get_num_threads() -> int:
+    """The most threads that one call of a layer uses; small work takes fewer."""
+    if _pool.number is None:
+        _pool.number = _default()
+    return _pool.number
+
+
+def set_num_threads(number: int) -> None:
+    """Use at most `number` threads in one call of a layer, in this process.
+
+    The default is the environment variable FASTRNN_NUM_THREADS, or else the number of processors this process may run
+    on. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any number.
+    """
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"number: expected int, got {type(number).__name__}")
+    if number < 1:
+        raise ValueError(f"number: expected at least 1, got {number}")
+    _pool.number = number
+
+
+def available() -> int:
+    """How many threads a call may really start now."""
+    if _pool.lost:
+        return 1
+    number = get_num_threads()
+    if number == 1:
+        return 1
+    from numba import config
+
+    return min(number, config.NUMBA_NUM_THREADS)
+
+
+def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int = 1) -> None:
+    """Run a kernel on `teams` argument blocks, `block_bytes` apart, and return when all are done.
+
+    The threads are divided between the blocks; with fewer threads than blocks, one thread does one after the other.
+    """
+    from .kernels import compiled
+
+    if threads == 1 or threads < teams:
+        compiled.run_alone(kernel, block, block_bytes, teams)
+        return
+    import numba
+
+    team_size = threads // teams
+    with _pool_guard():
+        # so that Numba does not wake threads that get nothing to do; the setting is this Python thread's own
+        before = numba.get_num_threads()
+        numba.set_num_threads(teams * team_size)
+        try:
+            compiled.run_together(kernel, block, block_bytes, teams, team_size)
+        finally:
+            numba.set_num_threads(before)
+
+
+def _pool_guard() -> AbstractContextManager[object]:
+    """Numba's workqueue layer (where OpenMP and TBB are missing) aborts on concurrent use: one call at a time there."""
+    if _pool.guard is None:
+        with _pool.lock:
+            if _pool.guard is None:
+                return _FirstEntry()
+    return _pool.guard
+
+
+class _FirstEntry:
+    """Enter the pool alone; afterwards its layer is known."""
+
+    def __enter__(self) -> None:
+        _pool.lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        from numba import threading_layer
+
+        _pool.started = True
+        if _pool.guard is None:
+            _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
+        _pool.lock.release()

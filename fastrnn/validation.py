@@ -1,0 +1,209 @@
+"""Checks of arguments: each error names the argument, what was expected and what came.
+
+In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `L` layers, `D` directions, `R` width of h.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """`value` as a plain ndarray, no copy; TypeError unless it is a NumPy array of exactly `dtype`."""
+    if type(value) is not np.ndarray:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected a NumPy array without a mask, got {type(value).__name__}")
+        value = np.asarray(value)
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    return value
+
+
+def shaped_array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """As `array`; ValueError unless it has exactly `shape`."""
+    value = array(name, value, dtype)
+    if value.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+    return value
+
+
+def contiguous(value: np.ndarray) -> np.ndarray:
+    """`value` itself if it is C-contiguous and aligned to its items, else a copy that is."""
+    flags = value.flags
+    return value if flags.c_contiguous and flags.aligned else np.array(value, order="C")
+
+
+def size(name: str, value: Any, *, least: int) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {value!r} ({type(value).__name__})")
+    return bool(value)
+
+
+def probability(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number from 0 to 1, got {value!r} ({type(value).__name__})")
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
+    return number
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    expected = " or ".join(f'"{c}"' for c in choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected {expected}, got {value!r} ({type(value).__name__})")
+    if value not in choices:
+        raise ValueError(f'{name}: expected {expected}, got "{value}"')
+    return value
+
+
+def device(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("cuda"):
+        raise NotImplementedError(f'device: expected "cpu", got "{value}": the CUDA kernels are not built yet')
+    return choice("device", value, ("cpu",))
+
+
+def float_dtype(value: Any) -> np.dtype:
+    """float32 or float64, from its name, its NumPy type or its np.dtype."""
+    if isinstance(value, str | type | np.dtype):
+        for dtype in DTYPES:
+            if value in (dtype.name, dtype.type, dtype):
+                return dtype
+    raise TypeError(f'dtype: expected "float32" or "float64", got {value!r} ({type(value).__name__})')
+
+
+def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Copies of the arrays or PyTorch tensors of `mapping`, which must match `parameters` in names and shapes.
+
+    One error lists all that is wrong: ValueError, or TypeError if only types and dtypes are.
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"mapping: expected a mapping of names to arrays, got {type(mapping).__name__}")
+    wrong_values = [f"{name}: missing" for name in parameters if name not in mapping]
+    wrong_types = []
+    for name, value in mapping.items():
+        if name not in parameters:
+            wrong_values.append(f"{name}: no such parameter")
+        elif not hasattr(value, "__array__") or isinstance(value, np.generic):
+            wrong_types.append(f"{name}: expected an array, got {type(value).__name__}")
+        else:
+            shape, given = parameters[name].shape, str(value.dtype).removeprefix("torch.")
+            if given != dtype.name:
+                wrong_types.append(f"{name}: expected {dtype}, got {given}")
+            if tuple(value.shape) != shape:
+                wrong_values.append(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    if wrong_values:
+        raise ValueError("; ".join(wrong_values + wrong_types))
+    if wrong_types:
+        raise TypeError("; ".join(wrong_types))
+    # Copies, because a value may be a view of one of the parameters.
+    values = {name: value.detach().cpu() if hasattr(value, "detach") else value for name, value in mapping.items()}
+    return {name: np.asarray(value).copy() for name, value in values.items()}
+
+
+class Layout:
+    """How the caller of a layer lays out arrays: checks them, and converts from and to the layout used inside.
+
+    Inside, all is C-contiguous: sequences (T, B, n), states a tuple of arrays (L*D, B, n).
+    Outside, sequences may be batch-first, both may have no batch dimension, and memory may be in any order.
+    """
+
+    def __init__(
+        self,
+        input_size: int,  # the width of x
+        output_size: int,  # the width of y: D*R
+        rows: int,  # L*D
+        widths: tuple[int, ...],  # of the states: (R,), or (R, H) for the LSTM
+        batch_first: bool,
+        dtype: np.dtype,
+    ) -> None:
+        self.input_size = input_size
+        self.output_size = output_size
+        self.rows = rows
+        self.widths = widths
+        self.batch_first = batch_first
+        self.dtype = dtype
+        self.state_names = ("h_0", "c_0")[: len(widths)]
+        self.gradient_names = ("dh_n", "dc_n")[: len(widths)]
+
+    def inputs(self, x: Any, state: State) -> tuple[np.ndarray, tuple[np.ndarray, ...], bool]:
+        """x and the initial states (zeros for None) as used inside, and whether x has a batch dimension."""
+        x = array("x", x, self.dtype)
+        shape = x.shape
+        batched = len(shape) == 3
+        if not batched and len(shape) != 2:
+            expected = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(f"x: expected 3 dimensions {expected}, or 2 (T, I), got shape {shape}")
+        if shape[-1] != self.input_size:
+            raise ValueError(f"x: expected the last dimension to be input_size = {self.input_size}, got shape {shape}")
+        x = self._time_major(x, batched)
+        batch = x.shape[1]
+        if state is None:
+            return x, tuple([np.zeros((self.rows, batch, n), self.dtype) for n in self.widths]), batched
+        states = self._split("state", self.state_names, state)
+        checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
+        return x, tuple(checked), batched
+
+    def gradients(
+        self, dy: Any, dstate: State, steps: int, batch: int, batched: bool
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray | None, ...]]:
+        """The gradients of y and of the final states as used inside; None stays None."""
+        if dy is not None:
+            lengths = (steps,) if not batched else (batch, steps) if self.batch_first else (steps, batch)
+            dy = self._time_major(shaped_array("dy", dy, self.dtype, (*lengths, self.output_size)), batched)
+        names = self.gradient_names
+        if dstate is None:
+            return dy, (None,) * len(names)
+        each = zip(names, self._split("dstate", names, dstate), self.widths, strict=True)
+        return dy, tuple([None if one[1] is None else self._state(*one, batch, batched) for one in each])
+
+    def given_sequence(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
+        """A view of a sequence in the caller's layout."""
+        if not batched:
+            return sequence[:, 0]
+        return sequence.transpose(1, 0, 2) if self.batch_first else sequence
+
+    def given_state(self, states: tuple[np.ndarray, ...], batched: bool) -> State:
+        """Views of the states in the caller's layout."""
+        if not batched:
+            states = tuple([s[:, 0] for s in states])
+        return states if len(states) == 2 else states[0]
+
+    def _time_major(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
+        if not batched:
+            sequence = sequence[:, None]
+        elif self.batch_first:
+            sequence = sequence.transpose(1, 0, 2)
+        return contiguous(sequence)
+
+    def _split(self, argument: str, names: tuple[str, ...], state: State) -> tuple[Any, ...]:
+        """The arrays called `names` of the state passed as `argument`."""
+        if len(names) == 1:
+            return (state,)
+        if not isinstance(state, tuple | list):
+            raise TypeError(f"{argument}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
+        if len(state) != len(names):
+            raise ValueError(f"{argument}: expected a tuple ({', '.join(names)}), got {len(state)} entries")
+        return tuple(state)
+
+    def _state(self, name: str, value: Any, width: int, batch: int, batched: bool) -> np.ndarray:
+        shape = (self.rows, batch, width) if batched else (self.rows, width)
+        value = shaped_array(name, value, self.dtype, shape)
+        return contiguous(value if batched else value[:, None])

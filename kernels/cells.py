@@ -1,0 +1,344 @@
+"""The gate mathematics of every cell, forward and backward, each formula written once.
+
+The formulas are plain Python over values: they run on Python floats, on SIMD vectors (the CPU kernels) and on CUDA
+threads. A cell is a few *stages* a step. A stage multiplies one operand by one packed matrix, and hands every unit
+its sums together with whatever else the formula reads at that unit:
+
+    sums = start(*begin values) + operand @ matrix
+    outputs = finish(*sums, *values read)
+
+Everything read or written is a *plane*, a (B, units) slab for each step, named in the table at the end. `h_prev` and
+`c_prev` are the states before the step; in the backward pass time runs the other way, `dh_next` and `dc_next` are the
+gradients handed from the later step to this one, and derivatives are taken from outputs: σ' = s (1 - s), tanh' = 1 - t².
+
+Sources: LSTM: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; its projection: Sak et al.
+2014; GRU: Cho et al. 2014, and the variant of cuDNN and PyTorch that resets after the product; RNN: Elman 1990.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .functions import relu, relu_gradient, sigmoid, tanh
+
+# --- LSTM ------------------------------------------------------------------------------------------------------
+
+
+def lstm(i, f, g, o, c_prev):
+    i = sigmoid(i)
+    f = sigmoid(f)
+    g = tanh(g)
+    o = sigmoid(o)
+    c = f * c_prev + i * g
+    h = o * tanh(c)
+    return h, c, i, f, g, o
+
+
+def lstm_backward(dh, i, f, g, o, c, c_prev, dc_next):
+    # h = o * tanh(c)
+    t = tanh(c)
+    do = dh * t
+    dc = dc_next + dh * o * (1.0 - t * t)
+    # c = f * c_prev + i * g
+    di = dc * g
+    df = dc * c_prev
+    dg = dc * i
+    # the four activations
+    di = di * i * (1.0 - i)
+    df = df * f * (1.0 - f)
+    dg = dg * (1.0 - g * g)
+    do = do * o * (1.0 - o)
+    return dc * f, di, df, dg, do
+
+
+# --- GRU, reset after the product (PyTorch, cuDNN) ---------------------------------------------------------------
+
+
+def gru(r, z, hn, xn, h_prev):
+    r = sigmoid(r)
+    z = sigmoid(z)
+    n = tanh(xn + r * hn)
+    h = (1.0 - z) * n + z * h_prev
+    return h, n, r, z, hn
+
+
+def gru_backward(dh, n, r, z, hn, h_prev):
+    # h = (1 - z) * n + z * h_prev
+    dn = dh * (1.0 - z)
+    dz = dh * (h_prev - n)
+    # n = tanh(xn + r * hn)
+    dn = dn * (1.0 - n * n)
+    dr = dn * hn
+    # r, z = sigmoid(...)
+    return dh * z, dn, dr * r * (1.0 - r), dz * z * (1.0 - z), dn * r
+
+
+# --- GRU, reset before the product (Cho et al. 2014) -------------------------------------------------------------
+
+
+def gru_gates(r, z, h_prev):
+    r = sigmoid(r)
+    z = sigmoid(z)
+    return r * h_prev, z, r
+
+
+def gru_candidate(n, z, h_prev):
+    n = tanh(n)
+    return (1.0 - z) * n + z * h_prev, n
+
+
+def gru_candidate_backward(dh, z, n, h_prev):
+    # h = (1 - z) * n + z * h_prev
+    dz = dh * (h_prev - n)
+    # n = tanh(...), z = sigmoid(...)
+    return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n)
+
+
+def gru_gates_backward(dq, r, h_prev, dh_direct):
+    # q = r * h_prev, r = sigmoid(...)
+    return dh_direct + dq * r, dq * h_prev * r * (1.0 - r)
+
+
+# --- plain RNN ---------------------------------------------------------------------------------------------------
+
+
+def rnn_tanh(a):
+    return (tanh(a),)
+
+
+def rnn_tanh_backward(dh, h):
+    return (dh * (1.0 - h * h),)
+
+
+def rnn_relu(a):
+    return (relu(a),)
+
+
+def rnn_relu_backward(dh, h):
+    return (relu_gradient(h, dh),)
+
+
+# --- how sums begin, and stages with nothing to do after the product ----------------------------------------------
+
+
+def same(*values):
+    return values
+
+
+def total(dy, dh_next):
+    return (dy + dh_next,)
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One product and the formula on its sums.
+
+    The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit. Backward,
+    the gates lie one behind the other along the sum, beside the operand's planes, and a unit has one sum.
+    The first `always` of `writes` are written in any case, the rest only when a backward pass will follow.
+    """
+
+    operand: tuple[str, ...]  # planes multiplied, side by side in memory
+    weight: str
+    gates: tuple[int, ...]
+    begins: tuple[str, ...]  # planes that the sums begin with
+    start: Callable
+    reads: tuple[str, ...]
+    finish: Callable
+    writes: tuple[str, ...]
+    always: int
+    units: str = "hidden"  # or "output": how many units it has
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    """gradient of `weight`, from the rows of gate number `gate` on: (planes, side by side)ᵀ @ operand, summed over all
+    steps and the batch. `biases`: the bias gradients that are the sums of the planes alone.
+    """
+
+    planes: tuple[str, ...]
+    gate: int
+    weight: str
+    operand: str
+    biases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A plane of biases: the sum of the named parameters' rows of one gate."""
+
+    plane: str
+    parameters: tuple[str, ...]
+    gate: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table: everything the loops need to know of a cell."""
+
+    name: str
+    gates: int
+    has_cell_state: bool
+    biases: tuple[Bias, ...]  # the first `gates` of them begin the sums W x
+    inputs: tuple[str, ...]  # those sums, in the order of the gates
+    forward: tuple[Stage, ...]
+    backward: tuple[Stage, ...]  # the first one's operand comes from the later step
+    carries_hidden: bool  # part of dL/dh goes to the earlier step beside the matrix: the stages write `dh_next`
+    saved: tuple[str, ...]  # planes of a step's memory, side by side in this order; gradients overwrite values
+    input_gradient: tuple[tuple[str, ...], tuple[int, ...]]  # planes towards x, and their gates
+    weight_gradients: tuple[WeightGradient, ...]
+
+
+_BOTH = ("bias_ih", "bias_hh")
+
+
+def _lstm_backward(operand, weight, gates, begins, start):
+    return Stage(
+        operand, weight, gates, begins, start,
+        reads=("i", "f", "g", "o", "c", "c_prev", "dc_next"),
+        finish=lstm_backward,
+        writes=("dc_next", "i", "f", "g", "o"),
+        always=5,
+    )  # fmt: skip
+
+
+_IFGO = ("i", "f", "g", "o")
+_LSTM_INPUTS = ("x_i", "x_f", "x_g", "x_o")
+_LSTM_BIASES = tuple(Bias(f"b_{name}", _BOTH, gate) for gate, name in enumerate(_IFGO))
+_LSTM_WEIGHT_GRADIENTS = (
+    WeightGradient(_IFGO, 0, "weight_ih", "x", _BOTH),
+    WeightGradient(_IFGO, 0, "weight_hh", "h_prev"),
+)
+
+LSTM = Cell(
+    name="lstm",
+    gates=4,
+    has_cell_state=True,
+    biases=_LSTM_BIASES,
+    inputs=_LSTM_INPUTS,
+    forward=(
+        Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("h", "c", *_IFGO), 2),
+    ),
+    backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), ("dy", "dh_next"), total),),
+    carries_hidden=False,
+    saved=_IFGO,
+    input_gradient=(_IFGO, (0, 1, 2, 3)),
+    weight_gradients=_LSTM_WEIGHT_GRADIENTS,
+)
+
+# h = W_hr m, m = o * tanh(c): the formula is the LSTM's, its output m is multiplied once more
+LSTM_PROJECTED = Cell(
+    name="lstm_projected",
+    gates=4,
+    has_cell_state=True,
+    biases=_LSTM_BIASES,
+    inputs=_LSTM_INPUTS,
+    forward=(
+        Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("m", "c", *_IFGO), 2),
+        Stage(("m",), "weight_hr", (0,), ("zero",), same, (), same, ("h",), 1, units="output"),
+    ),
+    backward=(
+        Stage(_IFGO, "weight_hh", (0, 1, 2, 3), ("dy", "dh_next"), total, (), same, ("dh",), 1, units="output"),
+        _lstm_backward(("dh",), "weight_hr", (0,), ("zero",), same),
+    ),
+    carries_hidden=False,
+    saved=(*_IFGO, "m"),
+    input_gradient=(_IFGO, (0, 1, 2, 3)),
+    weight_gradients=(*_LSTM_WEIGHT_GRADIENTS, WeightGradient(("dh",), 0, "weight_hr", "m")),
+)
+
+# `hn`, what r multiplies, is saved in the place of the gradient towards R h; n has its own gradient towards W x
+GRU = Cell(
+    name="gru",
+    gates=3,
+    has_cell_state=False,
+    biases=(
+        Bias("b_r", _BOTH, 0),
+        Bias("b_z", _BOTH, 1),
+        Bias("b_n", ("bias_ih",), 2),
+        Bias("b_hn", ("bias_hh",), 2),
+    ),
+    inputs=("x_r", "x_z", "x_n"),
+    forward=(
+        Stage(
+            ("h_prev",), "weight_hh", (0, 1, 2), ("x_r", "x_z", "b_hn"), same,
+            ("x_n", "h_prev"), gru, ("h", "n", "r", "z", "hn"), 1,
+        ),
+    ),
+    backward=(
+        Stage(
+            ("r", "z", "hn"), "weight_hh", (0, 1, 2), ("dy", "dh_next"), total,
+            ("n", "r", "z", "hn", "h_prev"), gru_backward, ("dh_next", "n", "r", "z", "hn"), 5,
+        ),
+    ),
+    carries_hidden=True,
+    saved=("n", "r", "z", "hn"),
+    input_gradient=(("n", "r", "z"), (2, 0, 1)),
+    weight_gradients=(
+        WeightGradient(("n",), 2, "weight_ih", "x", ("bias_ih",)),
+        WeightGradient(("r", "z"), 0, "weight_ih", "x", ("bias_ih",)),
+        WeightGradient(("r", "z", "hn"), 0, "weight_hh", "h_prev", ("bias_hh",)),
+    ),
+)  # fmt: skip
+
+# q = r * h_prev is multiplied by R_n: a second product within the step
+GRU_RESET_BEFORE = Cell(
+    name="gru_reset_before",
+    gates=3,
+    has_cell_state=False,
+    biases=(Bias("b_r", _BOTH, 0), Bias("b_z", _BOTH, 1), Bias("b_n", _BOTH, 2)),
+    inputs=("x_r", "x_z", "x_n"),
+    forward=(
+        Stage(
+            ("h_prev",), "weight_hh", (0, 1), ("x_r", "x_z"), same, ("h_prev",), gru_gates, ("q", "z", "r"), 2,
+        ),
+        Stage(("q",), "weight_hh", (2,), ("x_n",), same, ("z", "h_prev"), gru_candidate, ("h", "n"), 1),
+    ),
+    backward=(
+        Stage(
+            ("r", "z"), "weight_hh", (0, 1), ("dy", "dh_next"), total,
+            ("z", "n", "h_prev"), gru_candidate_backward, ("dh_next", "z", "n"), 3,
+        ),
+        Stage(
+            ("n",), "weight_hh", (2,), ("zero",), same,
+            ("r", "h_prev", "dh_next"), gru_gates_backward, ("dh_next", "r"), 2,
+        ),
+    ),
+    carries_hidden=True,
+    saved=("r", "z", "n", "q"),
+    input_gradient=(("r", "z", "n"), (0, 1, 2)),
+    weight_gradients=(
+        WeightGradient(("r", "z", "n"), 0, "weight_ih", "x", _BOTH),
+        WeightGradient(("r", "z"), 0, "weight_hh", "h_prev"),
+        WeightGradient(("n",), 2, "weight_hh", "q"),
+    ),
+)  # fmt: skip
+
+
+def _rnn(name, forward, backward):
+    return Cell(
+        name=name,
+        gates=1,
+        has_cell_state=False,
+        biases=(Bias("b_a", _BOTH, 0),),
+        inputs=("x_a",),
+        forward=(Stage(("h_prev",), "weight_hh", (0,), ("x_a",), same, (), forward, ("h",), 1),),
+        backward=(Stage(("a",), "weight_hh", (0,), ("dy", "dh_next"), total, ("h",), backward, ("a",), 1),),
+        carries_hidden=False,
+        saved=("a",),
+        input_gradient=(("a",), (0,)),
+        weight_gradients=(
+            WeightGradient(("a",), 0, "weight_ih", "x", _BOTH),
+            WeightGradient(("a",), 0, "weight_hh", "h_prev"),
+        ),
+    )
+
+
+RNN_TANH = _rnn("rnn_tanh", rnn_tanh, rnn_tanh_backward)
+RNN_RELU = _rnn("rnn_relu", rnn_relu, rnn_relu_backward)
+
+CELLS = {cell.name: cell for cell in (LSTM, LSTM_PROJECTED, GRU, GRU_RESET_BEFORE, RNN_TANH, RNN_RELU)}

@@ -1,0 +1,144 @@
+"""Compiled kernels: made when first called for, cached on disk, and how to run them.
+
+A kernel is a C function of int64 arguments, addresses most of them, and has a name ("stage forward lstm 0 float32").
+Kernels call each other by address, so each is compiled once, however many use it. Numba's disk cache knows an entry by its code and the values it closes over, so the key
+carries all that a kernel is made from, a hash of this package's sources among it: no edit can run stale code.
+"""
+
+import hashlib
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from numba import cfunc, njit, prange, types
+from numba.extending import overload
+
+from . import time_loops
+from .checksum import make_checksum
+from .options import OPTIONS
+from .packing import make_packing
+from .stage import make_added_product, make_product, make_stage
+from .target import vector_unit
+from .tile import make_tile
+from .weight_gradient import make_weight_gradient
+from .workers import call, gather, load_word, store_word
+
+# importing it makes the gate functions known for vectors
+from . import elementary  # noqa: F401  # isort: skip
+
+
+@lru_cache(maxsize=None)
+def source_hash() -> str:
+    """Of all sources that the kernels are made from."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _time_loop(direction: str):
+    loop = getattr(time_loops, direction)
+
+    def run(key, arguments):
+        thread, threads, block = arguments
+        loop(thread, threads, block)
+
+    return run
+
+
+# kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes
+_MAKERS = {
+    "loop": (_time_loop, 3),
+    "stage": (make_stage, 12),
+    "product": (make_product, 12),
+    "added_product": (make_added_product, 12),
+    "tile": (make_tile, 8),
+    "weight_gradient": (make_weight_gradient, 5),
+    "packing": (make_packing, 3),
+    "checksum": (make_checksum, 3),
+}
+
+
+def _run(key, arguments):
+    raise TypeError("_run is for compiled code")
+
+
+@overload(_run, prefer_literal=True, jit_options=OPTIONS)
+def _choose(key, arguments):
+    """The implementation that the key names; its source hash is only there to tell the cache's entries apart."""
+    if not isinstance(key, types.StringLiteral):
+        return None
+    kind, *words, _ = key.literal_value.split()
+    return _MAKERS[kind][0](*words)
+
+
+_lock = threading.Lock()
+_kernels: dict[str, object] = {}
+
+
+def kernel(name: str) -> int:
+    """The address of a kernel, compiled now or loaded from the cache if this process has not used it yet.
+
+    `name`: its kind and what it is made for, as in "stage backward lstm 0 float32".
+    """
+    found = _kernels.get(name)
+    if found is None:
+        with _lock:
+            found = _kernels.get(name)
+            if found is None:
+                unit = vector_unit()
+                found = _compile(_MAKERS[name.split()[0]][1], f"{name} {source_hash()}-{unit.bits}x{unit.registers}")
+                _kernels[name] = found
+    return found.address
+
+
+def _compile(arity, key):
+    """An entry point that C can call; one for each arity, because Numba needs the parameters spelt out."""
+    if arity == 3:
+
+        def entry(a, b, c):
+            _run(key, (a, b, c))
+
+    elif arity == 5:
+
+        def entry(a, b, c, d, e):
+            _run(key, (a, b, c, d, e))
+
+    elif arity == 8:
+
+        def entry(a, b, c, d, e, f, g, h):
+            _run(key, (a, b, c, d, e, f, g, h))
+
+    else:
+
+        def entry(a, b, c, d, e, f, g, h, i, j, k, l):
+            _run(key, (a, b, c, d, e, f, g, h, i, j, k, l))
+
+    return cfunc(types.void(*[types.int64] * arity), nogil=True, cache=True)(entry)
+
+
+@njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
+def run_alone(kernel, block, block_bytes, teams):
+    """Run a kernel on one thread, for each of `teams` blocks that lie `block_bytes` apart."""
+    for team in range(teams):
+        call(kernel, (0, 1, block + team * block_bytes))
+
+
+@njit("void(int64, int64, int64, int64, int64)", nogil=True, cache=True, parallel=True)
+def run_together(kernel, block, block_bytes, teams, team_size):
+    """Run a kernel on `teams` blocks at once, each with `team_size` threads.
+
+    The thread pool may grant fewer threads than asked. Then a team does not come together, and its block is done here
+    afterwards.
+    """
+    for worker in prange(teams * team_size):
+        team = worker // team_size
+        place = block + team * block_bytes
+        if gather(place, team_size):
+            call(kernel, (worker - team * team_size, team_size, place))
+    for team in range(teams):
+        place = block + team * block_bytes
+        if load_word(place) < 0:
+            store_word(place, 0)
+            call(kernel, (0, 1, place))

@@ -1,0 +1,72 @@
+"""Weights as the register tile reads them.
+
+A packed matrix has a block for every group of `lanes` units; within it, for each k, the vectors of the units' sums:
+(groups, depth, sums, lanes), zeros for units that are not there.
+"""
+
+from .simd import vectors
+from .target import vector_unit
+from .tile import transpose
+from .workers import load_word, share
+
+# --- a job: one matrix, or a part of its depth; words of int64 ---------------------------------------------------
+SOURCE = 0  # address of the weights' first row used
+SOURCE_ROW = 1  # bytes from row to row
+TURNED = 2  # 1: units are the source's rows (forward); 0: its columns (backward)
+UNITS = 3
+DEPTH = 4  # how many k this job fills
+DEPTH_FROM = 5  # starting here
+DEPTH_ALL = 6  # of so many
+SUMS = 7  # TURNED: sums of a unit, one gate each; else 1
+GATE_BYTES = 8  # from one gate's rows to the next's
+TARGET = 9  # address of the packed matrix
+JOB_WORDS = 10
+
+# of the argument block of a packing call (the header's first words are the workers' as everywhere)
+JOBS = 8
+JOB_TABLE = 9
+
+
+def make_packing(dtype: str):
+    """pack(thread, threads, block) runs all its jobs, groups shared between threads."""
+    size = vectors(dtype, 1).itemsize
+    lanes = vector_unit().lanes(size)
+    vector = vectors(dtype, lanes)
+    load, store = vector.load, vector.store
+    vector_bytes = lanes * size
+    turn = transpose(dtype, lanes)
+
+    def pack(key, arguments):
+        thread, threads, args = arguments
+        for number in range(load_word(args + 8 * JOBS)):
+            job = load_word(args + 8 * JOB_TABLE) + number * (8 * JOB_WORDS)
+            source = load_word(job + 8 * SOURCE)
+            source_row = load_word(job + 8 * SOURCE_ROW)
+            units = load_word(job + 8 * UNITS)
+            depth = load_word(job + 8 * DEPTH)
+            sums = load_word(job + 8 * SUMS)
+            group_bytes = load_word(job + 8 * DEPTH_ALL) * sums * vector_bytes
+            target = load_word(job + 8 * TARGET) + load_word(job + 8 * DEPTH_FROM) * sums * vector_bytes
+            first, last = share((units + lanes - 1) // lanes, thread, threads)
+            for group in range(first, last):
+                unit = group * lanes
+                place = target + group * group_bytes
+                if load_word(job + 8 * TURNED):
+                    for gate in range(sums):
+                        rows = source + gate * load_word(job + 8 * GATE_BYTES) + unit * source_row
+                        for k in range(0, depth, lanes):
+                            turn(
+                                rows + k * size,
+                                source_row,
+                                units - unit,
+                                min(lanes, depth - k),
+                                place + (k * sums + gate) * vector_bytes,
+                                sums * vector_bytes,
+                            )
+                else:
+                    for k in range(depth):
+                        store(
+                            place + k * vector_bytes, lanes, load(source + k * source_row + unit * size, units - unit)
+                        )
+
+    return pack

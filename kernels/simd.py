@@ -1,0 +1,378 @@
+"""A Numba type for one SIMD vector, so that formulas written in plain Python run many numbers at a time.
+
+`vectors(dtype, lanes)` gives the operations on vectors of that shape; `+ - * /` and negation work on the values
+themselves, also with a Python constant on one side. Nothing here has fast-math flags: each lane does what IEEE 754
+says for the same scalar program, so results do not depend on the number of lanes.
+
+Memory is addressed by plain byte addresses (int64). `count` is how many numbers from the start of the vector are
+really there; what lies beyond is neither read nor written, and reads as zero.
+"""
+
+import operator
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+I1 = ir.IntType(1)
+I8 = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+@dataclass(frozen=True)
+class Element:
+    """A floating-point element type: its Numba and LLVM types, and the layout of its bits."""
+
+    name: str
+    numba: types.Type
+    llvm: ir.Type
+    integer: ir.IntType
+    intrinsic: str
+    itemsize: int
+    mantissa_bits: int
+    exponent_bias: int
+
+
+ELEMENTS = {
+    "float32": Element("float32", types.float32, ir.FloatType(), I32, "f32", 4, 23, 127),
+    "float64": Element("float64", types.float64, ir.DoubleType(), I64, "f64", 8, 52, 1023),
+}
+
+
+class Vector(types.Type):
+    """`lanes` numbers of one floating-point type in a vector register."""
+
+    def __init__(self, dtype: str, lanes: int):
+        self.element = ELEMENTS[dtype]
+        self.lanes = lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+    @property
+    def llvm(self):
+        return ir.VectorType(self.element.llvm, self.lanes)
+
+    @property
+    def llvm_integer(self):
+        return ir.VectorType(self.element.integer, self.lanes)
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, numba_type):
+        super().__init__(manager, numba_type, numba_type.llvm)
+
+
+def splat(builder, value, lanes):
+    """A vector with `value` in every lane."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def declare(builder, name, result, arguments):
+    """The LLVM function of that name, declared in the builder's module."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def call_fma(builder, a, b, c):
+    """a·b + c rounded once. llvmlite's own `fma` refuses vectors."""
+    lanes, scalar = a.type.count, a.type.element
+    name = f"llvm.fma.v{lanes}f{32 if isinstance(scalar, ir.FloatType) else 64}"
+    return builder.call(declare(builder, name, a.type, [a.type] * 3), [a, b, c])
+
+
+# --- operators ---------------------------------------------------------------------------------------------------
+
+
+def _vector_among(args):
+    return next((a for a in args if isinstance(a, Vector)), None)
+
+
+def _register_operator(python_operator, llvm_name):
+    @infer_global(python_operator)
+    class VectorOperator(AbstractTemplate):
+        def generic(self, args, kws):
+            vector = _vector_among(args)
+            if vector is None or len(args) != 2:
+                return None
+            if all(isinstance(a, Vector | types.Number) and (not isinstance(a, Vector) or a == vector) for a in args):
+                return signature(vector, *[a if isinstance(a, Vector) else vector.element.numba for a in args])
+            return None
+
+    def lower(context, builder, sig, args):
+        vector = sig.return_type
+        a, b = (
+            value if isinstance(kind, Vector) else splat(builder, value, vector.lanes)
+            for value, kind in zip(args, sig.args, strict=True)
+        )
+        return getattr(builder, llvm_name)(a, b)
+
+    lower_builtin(python_operator, Vector, Vector)(lower)
+    for number in (types.Float, types.Integer):
+        lower_builtin(python_operator, Vector, number)(lower)
+        lower_builtin(python_operator, number, Vector)(lower)
+
+
+for _python_operator, _llvm_name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _register_operator(_python_operator, _llvm_name)
+
+
+@infer_global(operator.neg)
+class VectorNegation(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_negation(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+def pointer(builder, address, pointee):
+    """The byte address as an LLVM pointer."""
+    return builder.inttoptr(address, pointee.as_pointer())
+
+
+def _mask(builder, count, lanes):
+    """Lanes 0 .. count-1 set."""
+    narrow = builder.trunc(count, I32)
+    index = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", index, splat(builder, narrow, lanes))
+
+
+def load_counted(builder, vector, address, count):
+    """The first `count` numbers at `address`, zeros behind them."""
+    source = pointer(builder, address, vector.llvm)
+    whole = builder.icmp_signed(">=", count, ir.Constant(I64, vector.lanes))
+    result = cgutils.alloca_once(builder, vector.llvm)
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            value = builder.load(source)
+            value.align = vector.element.itemsize
+            builder.store(value, result)
+        with otherwise:
+            suffix = f"v{vector.lanes}{vector.element.intrinsic}"
+            mask = _mask(builder, count, vector.lanes)
+            masked = declare(
+                builder,
+                f"llvm.masked.load.{suffix}.p0",
+                vector.llvm,
+                [source.type, I32, mask.type, vector.llvm],
+            )
+            zeros = ir.Constant(vector.llvm, [0.0] * vector.lanes)
+            alignment = ir.Constant(I32, vector.element.itemsize)
+            builder.store(builder.call(masked, [source, alignment, mask, zeros]), result)
+    return builder.load(result)
+
+
+def store_counted(builder, vector, address, count, value):
+    """Write the first `count` numbers of `value` at `address`."""
+    target = pointer(builder, address, vector.llvm)
+    whole = builder.icmp_signed(">=", count, ir.Constant(I64, vector.lanes))
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            builder.store(value, target).align = vector.element.itemsize
+        with otherwise:
+            suffix = f"v{vector.lanes}{vector.element.intrinsic}"
+            mask = _mask(builder, count, vector.lanes)
+            masked = declare(
+                builder,
+                f"llvm.masked.store.{suffix}.p0",
+                ir.VoidType(),
+                [vector.llvm, target.type, I32, mask.type],
+            )
+            alignment = ir.Constant(I32, vector.element.itemsize)
+            builder.call(masked, [value, target, alignment, mask])
+
+
+@lru_cache(maxsize=None)
+def vectors(dtype: str, lanes: int) -> SimpleNamespace:
+    """The operations on vectors of `lanes` numbers of `dtype`, to be called from compiled code."""
+    vector = Vector(dtype, lanes)
+    element = vector.element
+
+    @intrinsic
+    def load(typing, address, count):
+        def lower(context, builder, sig, args):
+            return load_counted(builder, vector, *args)
+
+        return vector(types.int64, types.int64), lower
+
+    @intrinsic
+    def store(typing, address, count, value):
+        def lower(context, builder, sig, args):
+            store_counted(builder, vector, *args)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, vector), lower
+
+    @intrinsic
+    def broadcast(typing, number):
+        def lower(context, builder, sig, args):
+            return splat(builder, args[0], lanes)
+
+        return vector(element.numba), lower
+
+    return SimpleNamespace(
+        type=vector, lanes=lanes, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast
+    )
+
+
+# --- functions of vectors ----------------------------------------------------------------------------------------
+
+
+@intrinsic
+def fma(typing, a, b, c):
+    """a·b + c rounded once; b and c may be numbers."""
+    if not isinstance(a, Vector):
+        return None
+    kinds = [k if isinstance(k, Vector) else a.element.numba for k in (b, c)]
+
+    def lower(context, builder, sig, args):
+        return call_fma(
+            builder,
+            *[
+                value if isinstance(kind, Vector) else splat(builder, value, a.lanes)
+                for value, kind in zip(args, sig.args, strict=True)
+            ],
+        )
+
+    return a(a, *kinds), lower
+
+
+def horner(coefficients):
+    """An intrinsic for the polynomial with these coefficients, highest power first, by fused multiply-adds."""
+
+    @intrinsic
+    def polynomial(typing, x):
+        if not isinstance(x, Vector):
+            return None
+
+        def lower(context, builder, sig, args):
+            first, *rest = [ir.Constant(x.llvm, [float(c)] * x.lanes) for c in coefficients]
+            result = first
+            for coefficient in rest:
+                result = call_fma(builder, result, args[0], coefficient)
+            return result
+
+        return x(x), lower
+
+    return polynomial
+
+
+def _unary(llvm_name):
+    @intrinsic
+    def function(typing, x):
+        if not isinstance(x, Vector):
+            return None
+
+        def lower(context, builder, sig, args):
+            name = f"llvm.{llvm_name}.v{x.lanes}{x.element.intrinsic}"
+            return builder.call(declare(builder, name, x.llvm, [x.llvm]), args)
+
+        return x(x), lower
+
+    return function
+
+
+absolute = _unary("fabs")
+
+
+@intrinsic
+def copysign(typing, magnitude, sign):
+    """`magnitude` with the sign of `sign`, lane by lane."""
+    if not isinstance(magnitude, Vector):
+        return None
+
+    def lower(context, builder, sig, args):
+        name = f"llvm.copysign.v{magnitude.lanes}{magnitude.element.intrinsic}"
+        return builder.call(declare(builder, name, magnitude.llvm, [magnitude.llvm] * 2), args)
+
+    return magnitude(magnitude, magnitude), lower
+
+
+def _select(llvm_comparison):
+    @intrinsic
+    def select(typing, x, bound, then, otherwise):
+        if not isinstance(x, Vector):
+            return None
+        kinds = [k if isinstance(k, Vector) else x.element.numba for k in (bound, then, otherwise)]
+
+        def lower(context, builder, sig, args):
+            value, limit, yes, no = (
+                a if isinstance(kind, Vector) else splat(builder, a, x.lanes)
+                for a, kind in zip(args, sig.args, strict=True)
+            )
+            return builder.select(builder.fcmp_ordered(llvm_comparison, value, limit), yes, no)
+
+        return x(x, *kinds), lower
+
+    return select
+
+
+select_less = _select("<")  # (x, bound, then, otherwise): `then` where x < bound; NaN compares false
+select_less_equal = _select("<=")
+select_greater = _select(">")
+
+
+def _shifted_integers(builder, kind, shifted):
+    """The integers n that `elementary` has pushed into the low mantissa bits, as a vector of integers."""
+    element = kind.element
+    pushed = ((element.exponent_bias + element.mantissa_bits) << element.mantissa_bits) + (
+        1 << (element.mantissa_bits - 1)
+    )
+    bits = builder.bitcast(shifted, kind.llvm_integer)
+    return builder.sub(bits, _integers(kind, pushed))
+
+
+def _integers(kind, value):
+    return ir.Constant(kind.llvm_integer, [value] * kind.lanes)
+
+
+def _to_power(builder, kind, n, offset):
+    """2^(n + offset), made from its exponent bits."""
+    biased = builder.add(n, _integers(kind, kind.element.exponent_bias + offset))
+    return builder.bitcast(builder.shl(biased, _integers(kind, kind.element.mantissa_bits)), kind.llvm)
+
+
+@intrinsic(prefer_literal=True)
+def power_of_two(typing, shifted, offset):
+    """2^(n + offset) for the integers n in the low mantissa bits of `shifted`; must be a normal number."""
+    if not isinstance(shifted, Vector) or not isinstance(offset, types.IntegerLiteral):
+        return None
+    constant = offset.literal_value
+
+    def lower(context, builder, sig, args):
+        return _to_power(builder, shifted, _shifted_integers(builder, shifted, args[0]), constant)
+
+    return shifted(shifted, offset), lower
+
+
+@intrinsic
+def power_of_two_halves(typing, shifted):
+    """Two factors of 2ⁿ, for n so large or small that 2ⁿ itself is infinite or subnormal."""
+    if not isinstance(shifted, Vector):
+        return None
+
+    def lower(context, builder, sig, args):
+        n = _shifted_integers(builder, shifted, args[0])
+        half = builder.ashr(n, _integers(shifted, 1))
+        factors = [_to_power(builder, shifted, part, 0) for part in (half, builder.sub(n, half))]
+        return context.make_tuple(builder, sig.return_type, factors)
+
+    return types.UniTuple(shifted, 2)(shifted), lower

@@ -1,0 +1,200 @@
+"""One stage of a step: a product, and the formula on its sums while they are still in the first-level cache.
+
+Every large product of this package runs through here, those without a formula too (W x, dL/dx): their `finish` returns
+the sums themselves.
+"""
+
+from functools import lru_cache
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .block import WORK_WORDS
+from .cells import CELLS, same, total
+from .options import INNER
+from .planes import backward_planes, forward_planes, plane_numbers
+from .simd import I64, Vector, load_counted, pointer, store_counted, vectors
+from .target import vector_unit
+from .tile import tallest, widest
+from .workers import call
+
+
+def _plane_address(builder, table, index, row, offset):
+    """Address of the number `offset` bytes into row `row` of the plane at `index` of a work table."""
+    address, stride = (
+        builder.load(pointer(builder, builder.add(table, ir.Constant(I64, 8 * (WORK_WORDS * index + word))), I64))
+        for word in (0, 1)
+    )
+    return builder.add(builder.add(address, builder.mul(row, stride)), offset)
+
+
+@lru_cache(maxsize=None)
+def plane_reader(dtype: str, lanes: int, indexes: tuple[int, ...]):
+    """An intrinsic that reads one vector from each of these planes, as a tuple."""
+    vector = Vector(dtype, lanes)
+
+    @intrinsic
+    def read(typing, table, row, offset, count):
+        result = types.UniTuple(vector, len(indexes))
+
+        def lower(context, builder, sig, args):
+            table, row, offset, count = args
+            values = [
+                load_counted(builder, vector, _plane_address(builder, table, index, row, offset), count)
+                for index in indexes
+            ]
+            return context.make_tuple(builder, result, values)
+
+        return result(types.int64, types.int64, types.int64, types.int64), lower
+
+    return read
+
+
+@lru_cache(maxsize=None)
+def plane_writer(dtype: str, lanes: int, indexes: tuple[int, ...]):
+    """An intrinsic that writes the first vectors of a tuple, one to each of these planes."""
+    vector = Vector(dtype, lanes)
+
+    @intrinsic
+    def write(typing, table, row, offset, count, values):
+        def lower(context, builder, sig, args):
+            table, row, offset, count, values = args
+            for position, index in enumerate(indexes):
+                value = builder.extract_value(values, position)
+                store_counted(builder, vector, _plane_address(builder, table, index, row, offset), count, value)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64, types.int64, values), lower
+
+    return write
+
+
+@lru_cache(maxsize=None)
+def scratch_access(dtype: str, lanes: int, number: int):
+    """Two intrinsics: store a tuple of `number` vectors at an address, and load it again."""
+    vector = Vector(dtype, lanes)
+    tuple_type = types.UniTuple(vector, number)
+
+    def place(builder, address, position):
+        offset = ir.Constant(I64, position * lanes * vector.element.itemsize)
+        return pointer(builder, builder.add(address, offset), vector.llvm)
+
+    @intrinsic
+    def put(typing, address, values):
+        def lower(context, builder, sig, args):
+            for position, value in enumerate(cgutils.unpack_tuple(builder, args[1], number)):
+                builder.store(value, place(builder, args[0], position)).align = vector.element.itemsize
+            return context.get_dummy_value()
+
+        return types.void(types.int64, tuple_type), lower
+
+    @intrinsic
+    def get(typing, address):
+        def lower(context, builder, sig, args):
+            values = []
+            for position in range(number):
+                value = builder.load(place(builder, args[0], position), typ=vector.llvm)
+                value.align = vector.element.itemsize
+                values.append(value)
+            return context.make_tuple(builder, tuple_type, values)
+
+        return tuple_type(types.int64), lower
+
+    return put, get
+
+
+def make_stage(direction: str, cell: str, number: str, dtype: str):
+    """Stage `number` of a cell: `direction` is "forward", "forward_saving" or "backward"."""
+    description = CELLS[cell]
+    saving = direction != "forward"
+    if direction == "backward":
+        planes, stage = backward_planes(description), description.backward[int(number)]
+    else:
+        planes, stage = forward_planes(description), description.forward[int(number)]
+    return _make(
+        dtype,
+        plane_numbers(planes, stage.begins),
+        stage.start,
+        plane_numbers(planes, stage.reads),
+        stage.finish,
+        plane_numbers(planes, stage.writes if saving else stage.writes[: stage.always]),
+        sums=1 if direction == "backward" else len(stage.begins),
+    )
+
+
+def make_product(sums: str, dtype: str):
+    """A stage without a formula: planes 0 .. sums-1 are what the sums begin with, the next are where they go."""
+    number = int(sums)
+    return _make(dtype, tuple(range(number)), same, (), same, tuple(range(number, 2 * number)), sums=number)
+
+
+def make_added_product(dtype: str):
+    """One sum that begins with planes 0 and 1 added, and goes to plane 2."""
+    return _make(dtype, (0, 1), total, (), same, (2,), sums=1)
+
+
+def _make(dtype, begins, start, reads, finish, writes, *, sums):
+    """A stage that reads and writes these plane numbers of the work table.
+
+    stage(tile, table, first_row, rows, units, first_group, last_group, operand, operand_stride, packed, depth, scratch)
+    works on the given rows and groups of units:
+        tile: address of the tile for units of `sums` sums
+        table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
+        operand: address of row 0 of the operand, (rows, depth); depth 0 leaves the sums as they begin
+        packed: address of the packed matrix, (groups, depth, sums, lanes), zeros for units that are not there
+        scratch: address of room for one tile of accumulators
+    """
+    size = vectors(dtype, 1).itemsize
+    lanes = vector_unit().lanes(size)
+    group_limits = tuple(widest(sums, rows) for rows in range(1, tallest(sums) + 1))
+    most_rows = tallest(sums)
+    vector_bytes = lanes * size
+    read_begins = plane_reader(dtype, lanes, begins)
+    read = plane_reader(dtype, lanes, reads)
+    write = plane_writer(dtype, lanes, writes)
+    put, get = scratch_access(dtype, lanes, sums)
+    start = njit(**INNER)(start)
+    finish = njit(**INNER)(finish)
+
+    def stage(key, arguments):
+        tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
+        operand, operand_stride, packed, depth, scratch = arguments[7:]
+        tiles = (rows + most_rows - 1) // most_rows
+        if tiles == 0:
+            return
+        low = rows // tiles
+        taller = rows - low * tiles  # so many tiles have one row more
+        most_groups = group_limits[low if taller else low - 1]
+        group_bytes = depth * sums * vector_bytes
+        group = first_group
+        while group < last_group:
+            groups = most_groups
+            while groups > last_group - group:
+                groups //= 2
+            row = first_row
+            for number in range(tiles):
+                height = low + 1 if number < taller else low
+                place = scratch
+                for r in range(row, row + height):
+                    for g in range(group, group + groups):
+                        unit = g * lanes
+                        put(place, start(*read_begins(table, r, unit * size, units - unit)))
+                        place += sums * vector_bytes
+                if depth > 0:
+                    call(
+                        tile, (height, groups, scratch, operand + row * operand_stride, operand_stride,
+                        packed + group * group_bytes, group_bytes, depth))  # fmt: skip
+                place = scratch
+                for r in range(row, row + height):
+                    for g in range(group, group + groups):
+                        unit = g * lanes
+                        count = units - unit
+                        values = get(place) + read(table, r, unit * size, count)
+                        write(table, r, unit * size, count, finish(*values))
+                        place += sums * vector_bytes
+                row += height
+            group += groups
+
+    return stage

@@ -1,0 +1,208 @@
+"""The register tile: the one place where numbers are multiplied and added in bulk.
+
+A tile holds rows x groups x sums vectors in registers and runs along the depth k:
+
+    sums[row, group, j] += operand[row, k] * packed[group, k, j]          (j-th sum of the group's units)
+
+Each vector is a group of adjacent units, so each element of the result is one chain of fused multiply-adds over
+increasing k that starts from what is in `sums`. Tile shapes decide only what is computed side by side, never the
+order within a chain: results have the same bits for any of them.
+
+The tiles are written as LLVM functions, one for each shape, behind one switch; letting LLVM inline them would multiply
+the compile time for nothing.
+"""
+
+from functools import lru_cache
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .simd import I32, I64, Vector, call_fma, load_counted, pointer, splat, vectors
+from .target import vector_unit
+
+# accumulators kept in registers, leaving some for operand and packed vectors: of 32 registers 24, of 16 12
+_ACCUMULATORS = {32: 24, 16: 12}
+# groups abreast in the tallest tiles, so that a loaded row element meets 3 or 4 vectors
+_GROUPS_ABREAST = {1: 4, 2: 2, 3: 1, 4: 1}
+# at most so many vectors abreast in the low tiles: enough independent chains to hide the multiply-add's latency
+_VECTORS_ABREAST = 8
+
+
+def tallest(sums: int) -> int:
+    """The most rows of a tile whose units have `sums` sums each."""
+    return _ACCUMULATORS[vector_unit().registers] // (sums * _GROUPS_ABREAST[sums])
+
+
+def widest(sums: int, rows: int) -> int:
+    """The most groups, a power of two, abreast in a tile of that many rows."""
+    groups = 1
+    budget = _ACCUMULATORS[vector_unit().registers]
+    while rows * sums * 2 * groups <= budget and sums * 2 * groups <= _VECTORS_ABREAST:
+        groups *= 2
+    return groups
+
+
+def shapes(sums: int) -> list[tuple[int, int]]:
+    """All (rows, groups) for which there is a tile."""
+    return [(rows, 1 << log) for rows in range(1, tallest(sums) + 1) for log in range(widest(sums, rows).bit_length())]
+
+
+def _define_tile(module, name, vector, rows, groups, sums):
+    """void tile(accumulators, operand, operand stride, packed, group stride, depth): addresses and byte strides."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 6), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    accumulators, operand, operand_stride, packed, group_stride, depth = function.args
+    size = vector.element.itemsize
+    vector_bytes = vector.lanes * size
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    entry = builder.block
+    loop = function.append_basic_block("loop")
+    done = function.append_basic_block("done")
+
+    def access(kind, address):
+        return pointer(builder, address, kind)
+
+    def vector_at(address, index):
+        return access(vector.llvm, builder.add(address, ir.Constant(I64, index * vector_bytes)))
+
+    def load_vector(address, index):
+        value = builder.load(vector_at(address, index))
+        value.align = size
+        return value
+
+    begin = [load_vector(accumulators, index) for index in range(rows * groups * sums)]
+    row_pointers = [
+        access(vector.element.llvm, builder.add(operand, builder.mul(operand_stride, ir.Constant(I64, row))))
+        for row in range(rows)
+    ]
+    group_pointers = [
+        access(vector.llvm, builder.add(packed, builder.mul(group_stride, ir.Constant(I64, group))))
+        for group in range(groups)
+    ]
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(ir.Constant(I64, 0), entry)
+    sums_before = []
+    for value in begin:
+        phi = builder.phi(vector.llvm)
+        phi.add_incoming(value, entry)
+        sums_before.append(phi)
+    weights = []
+    first_vector = builder.mul(k, ir.Constant(I64, sums))
+    for group in range(groups):
+        for index in range(sums):
+            place = builder.gep(
+                group_pointers[group],
+                [builder.add(first_vector, ir.Constant(I64, index))],
+                source_etype=vector.llvm,
+            )
+            value = builder.load(place, typ=vector.llvm)
+            value.align = size
+            weights.append(value)
+    sums_after = []
+    for row in range(rows):
+        place = builder.gep(row_pointers[row], [k], source_etype=vector.element.llvm)
+        element = splat(builder, builder.load(place, typ=vector.element.llvm), vector.lanes)
+        for index, weight in enumerate(weights):
+            sums_after.append(call_fma(builder, weight, element, sums_before[row * groups * sums + index]))
+    for before, after in zip(sums_before, sums_after, strict=True):
+        before.add_incoming(after, loop)
+    k_next = builder.add(k, ir.Constant(I64, 1))
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
+
+    builder.position_at_end(done)
+    for index, value in enumerate(sums_after):
+        builder.store(value, vector_at(accumulators, index)).align = size
+    builder.ret_void()
+    return function
+
+
+def make_tile(sums: str, dtype: str):
+    """Make the tiles for units of that many sums, behind one switch.
+
+    tile(rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth), depth positive:
+        rows, groups: one of `shapes(sums)`
+        accumulators: [row][group][sum] vectors, read and written
+        operand: [row] lines, `operand_stride` bytes apart, of `depth` numbers
+        packed: [group] blocks, `group_stride` bytes apart, of [k][sum] vectors
+    """
+    number = int(sums)
+    vector = Vector(dtype, vector_unit().lanes(vectors(dtype, 1).itemsize))
+
+    @intrinsic
+    def choose(typing, shape, accumulators, operand, operand_stride, packed, group_stride, depth):
+        def lower(context, builder, sig, args):
+            shape, *rest = args
+            done = builder.append_basic_block("multiplied")
+            unreachable = builder.append_basic_block("no_such_tile")
+            switch = builder.switch(shape, unreachable)
+            for rows, groups in shapes(number):
+                name = f"tile_{rows}x{groups}"
+                tile = _define_tile(builder.module, name, vector, rows, groups, number)
+                case = builder.append_basic_block(name)
+                switch.add_case(ir.Constant(I64, (rows << 8) + groups), case)
+                with builder.goto_block(case):
+                    builder.call(tile, rest)
+                    builder.branch(done)
+            builder.position_at_end(unreachable)
+            builder.unreachable()
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), lower
+
+    def tile(key, arguments):
+        rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth = arguments
+        choose((rows << 8) + groups, accumulators, operand, operand_stride, packed, group_stride, depth)
+
+    return tile
+
+
+@lru_cache(maxsize=None)
+def transpose(dtype: str, lanes: int):
+    """An intrinsic that transposes a block of up to lanes x lanes numbers.
+
+    target[column][row] = source[row][column] for row < rows, column < columns; zeros fill rows .. lanes - 1 of each
+    line of the target, which is `lanes` numbers long. Strides in bytes.
+    """
+    vector = Vector(dtype, lanes)
+
+    @intrinsic
+    def run(typing, source, source_stride, rows, columns, target, target_stride):
+        def lower(context, builder, sig, args):
+            source, source_stride, rows, columns, target, target_stride = args
+            zero = ir.Constant(I64, 0)
+            lines = []
+            for row in range(lanes):
+                # a row that is not there is read nowhere: its count is 0
+                there = builder.icmp_signed("<", ir.Constant(I64, row), rows)
+                count = builder.select(there, columns, zero)
+                offset = builder.mul(source_stride, ir.Constant(I64, row))
+                lines.append(load_counted(builder, vector, builder.add(source, offset), count))
+            # log2(lanes) rounds; in each, lines half a block apart are interleaved
+            half = lanes // 2
+            index = ir.VectorType(I32, lanes)
+            low = ir.Constant(index, [i // 2 + (lanes if i % 2 else 0) for i in range(lanes)])
+            high = ir.Constant(index, [lanes // 2 + i // 2 + (lanes if i % 2 else 0) for i in range(lanes)])
+            for _ in range(lanes.bit_length() - 1):
+                woven = []
+                for i in range(half):
+                    woven.append(builder.shuffle_vector(lines[i], lines[i + half], low))
+                    woven.append(builder.shuffle_vector(lines[i], lines[i + half], high))
+                lines = woven
+            for column, line in enumerate(lines):
+                with builder.if_then(builder.icmp_signed("<", ir.Constant(I64, column), columns), likely=True):
+                    offset = builder.mul(target_stride, ir.Constant(I64, column))
+                    place = pointer(builder, builder.add(target, offset), vector.llvm)
+                    builder.store(line, place).align = vector.element.itemsize
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), lower
+
+    return run

@@ -1,0 +1,387 @@
+"""The bench itself: order of the samples, statistics, the parity gate, the files and tables. No time is judged."""
+
+import gc
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
+
+from bench import __main__ as command
+from bench import comparison, competitors, machine, parity, plot, report, results, timing
+from bench.cases import CELLS, MODES, SIZES, Case, default_threads, problem, table
+from bench.competitors import Runner, Unsupported
+from bench.limit_kernels import vector_set
+from bench.results import Measurement, Results
+from bench.roofline import Limits, least_seconds
+from bench.timing import Timing
+
+SMALL = Case("lstm", "training", 1, 3, 2, 5, 7)
+LIMITS = Limits(
+    multiply_add={"float32": {1: 100e9, 2: 200e9}},
+    bandwidth={1: [(16 * 1024, 200e9), (1024 * 1024, 100e9)], 2: [(16 * 1024, 400e9), (1024 * 1024, 200e9)]},
+)
+
+
+def timed(milliseconds):
+    return Timing(1e-3 * milliseconds, 0.9e-3 * milliseconds, 1.1e-3 * milliseconds, rounds=5, repetitions=1)
+
+
+def synthetic(*measurements):
+    """A results file's worth of made-up results."""
+    return Results(
+        name="made-up",
+        machine={
+            "cpu": "Imaginary 9000",
+            "microarchitecture": "dream1",
+            "cores": 2,
+            "vector": "AVX-512",
+            "vector_bits": 512,
+            "system": "Linux x86_64",
+            "load_average": 0.0,
+        },
+        software={"python": "3.10.0", "fastrnn": "0.1.0", "torch": "2.0.0", "onnxruntime": None},
+        source={"commit": "0123456789abcdef", "modified": True},
+        date="2000-01-01 00:00 UTC",
+        environment={"OMP_NUM_THREADS": "2"},
+        settings={"seconds_per_case": 1.5},
+        limits=LIMITS,
+        absent={},
+        measurements=list(measurements),
+    )
+
+
+FORWARD = Measurement(
+    Case("lstm", "forward", 1, 100, 32, 256, 256),
+    {"fastrnn": timed(50.0), "torch": timed(110.0), "onnxruntime": timed(100.0)},
+)
+TRAINING = Measurement(Case("lstm", "training", 1, 100, 32, 256, 256), {"fastrnn": timed(100.0), "torch": timed(80.0)})
+FRAME = Measurement(
+    Case("gru", "forward", 2, 1, 1, 64, 64),
+    {"fastrnn": timed(0.01), "torch": timed(0.08), "onnxruntime": timed(0.011)},
+)
+
+
+# The cases
+
+
+def test_the_table_holds_every_combination_once():
+    cases = table(threads=(1, 2))
+    assert len({case.id for case in cases}) == len(cases) == len(CELLS) * len(MODES) * len(SIZES) * 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("lstm", 32), ("T100-B1", 36), ("H64", 24), ("H*-f32-1t", 48), ("B", 0), ("gru-training", 16)],
+)
+def test_cases_are_chosen_by_whole_fields_of_their_id(pattern, count):
+    assert len(table(threads=(1, 2), pattern=pattern)) == count
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+def test_flops_count_two_for_each_weight_and_frame_and_training_three_times(cell, gates):
+    case = Case(cell, "forward", 1, T=5, B=3, I=7, H=11)
+    assert case.flops == 2 * 5 * 3 * gates * 11 * (7 + 11)
+    assert replace(case, mode="training").flops == 3 * case.flops
+
+
+def test_modes_threads_and_dtypes_share_their_numbers():
+    first = problem(SMALL)
+    for other in (replace(SMALL, mode="forward"), replace(SMALL, threads=2), replace(SMALL, dtype="float64")):
+        np.testing.assert_array_equal(problem(other).x, first.x)
+        np.testing.assert_array_equal(problem(other).parameters["weight_hh_l0"], first.parameters["weight_hh_l0"])
+
+
+# Interleaved timing
+
+
+def test_the_order_rotates_and_everyone_is_in_every_round():
+    rounds = [timing.interleaved(["a", "b", "c"], k) for k in range(4)]
+    assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+
+
+def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP", 0.0)
+    monkeypatch.setattr(timing, "_sample", lambda call, repetitions: call() or 0.01)
+    log = []
+
+    def runner(name):
+        return Runner(lambda: log.append(name), outputs=dict, set_threads=lambda: log.append(f"threads of {name}"))
+
+    timings = timing.measure({"a": runner("a"), "b": runner("b")}, 0.0, settle=lambda: log.append("pause"))
+    turn = {name: ["pause", f"threads of {name}", name, name] for name in "ab"}
+    assert log[: 2 * len(turn["a"])] == turn["a"] + turn["b"]  # warm-up: two calls each
+    assert log[2 * len(turn["a"]) :] == [entry for name in "abbaabbaab" for entry in turn[name]]
+    assert timings["a"].rounds == timing.MIN_ROUNDS == 5
+
+
+def test_short_calls_are_repeated_and_long_ones_make_no_untimed_call(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP", 0.0)
+    repeated = {"short": [], "long": []}
+    duration = {"short": 1e-5, "long": 1.0}
+
+    def sample(call, repetitions):
+        name = call()
+        repeated[name].append(repetitions)
+        return duration[name]
+
+    monkeypatch.setattr(timing, "_sample", sample)
+    calls = []
+    runners = {name: Runner(lambda name=name: calls.append(name) or name, outputs=dict) for name in repeated}
+    timings = timing.measure(runners, 0.0, settle=lambda: None)
+    assert timings["short"].repetitions == 100
+    assert timings["long"].repetitions == 1
+    assert repeated == {"short": [1, 1] + [100] * 5, "long": [1, 1] + [1] * 5}
+    assert (calls.count("short"), calls.count("long")) == (7 + 5, 7)
+
+
+def test_garbage_is_not_collected_while_sampling_and_is_again_after(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP", 0.0)
+    collecting = []
+    timing.measure({"a": Runner(lambda: collecting.append(gc.isenabled()), outputs=dict)}, 0.0, settle=lambda: None)
+    assert collecting[0]
+    assert not collecting[-1]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("spinning", "windows"), [(0, 1), (3, 4), (10**6, timing.QUIET_TIMEOUT / timing.QUIET_WINDOW)])
+def test_the_pause_lasts_as_long_as_threads_spin_but_not_forever(monkeypatch, spinning, windows):
+    class Clock:
+        wall = cpu = slept = 0
+
+        def perf_counter(self):
+            return self.wall
+
+        def process_time(self):
+            return self.cpu
+
+        def sleep(self, seconds):
+            self.slept += 1
+            self.wall += seconds
+            self.cpu += seconds if self.slept <= spinning else 0.0
+
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    timing.wait_until_quiet()
+    assert clock.slept == pytest.approx(windows, abs=1)
+
+
+def test_statistics():
+    summary = timing.summarize([float(k) for k in range(11)], repetitions=3)
+    assert summary == Timing(median=5.0, p10=1.0, p90=9.0, rounds=11, repetitions=3)
+
+
+# The competitors and the parity gate
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", competitors.COMPETITORS)
+def test_every_competitor_computes_the_same(name, cell, mode):
+    if name in (absent := competitors.absent_competitors()):
+        pytest.skip(absent[name])
+    case = replace(SMALL, cell=cell, mode=mode)
+    options = {"backend": "reference"} if name == "fastrnn" else {}
+    try:
+        runner = competitors.COMPETITORS[name](problem(case), mode, 1, **options)
+    except Unsupported:
+        assert (name, mode) == ("onnxruntime", "training")
+        return
+    oracle = parity.expected(case)
+    outputs = {"y", "h_n"} | ({"c_n"} if cell == "lstm" else set())
+    gradients = {"x", "h_0", *problem(case).parameters} | ({"c_0"} if cell == "lstm" else set())
+    assert oracle.keys() == outputs | (gradients if mode == "training" else set())
+    assert parity.check(runner, oracle, "float32") is None
+    assert parity.check(runner, oracle, "float32") is None  # gradients do not pile up from call to call
+
+
+def test_a_missing_package_is_an_absent_competitor(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch" in competitors.absent_competitors()
+
+
+@pytest.mark.parametrize("name", ["y", "c_n", "h_0", "weight_hh_l0", "bias_ih_l0"])
+@pytest.mark.parametrize("wrong", [lambda a: a + 0.01 * abs(a).max(), lambda a: a * np.nan, lambda a: a[:-1]])
+def test_the_gate_refuses_a_wrong_array(name, wrong):
+    oracle = parity.expected(SMALL)
+    runner = Runner(lambda: None, outputs=lambda _: oracle | {name: wrong(oracle[name])})
+    assert parity.check(runner, oracle, "float32").startswith(f"{name}: ")
+
+
+def test_the_gate_refuses_a_missing_array():
+    oracle = parity.expected(SMALL)
+    runner = Runner(lambda: None, outputs=lambda _: {k: v for k, v in oracle.items() if k != "c_0"})
+    assert "c_0" in parity.check(runner, oracle, "float32")
+
+
+def test_a_wrong_competitor_gets_no_time_and_the_run_ends_in_error(monkeypatch, tmp_path, capsys):
+    oracle = parity.expected(SMALL)
+
+    def prepare(result):
+        return lambda problem, mode, threads: Runner(lambda: None, outputs=lambda _: result)
+
+    def fail(problem, mode, threads):
+        raise RuntimeError("no kernel")
+
+    entries = {"fastrnn": prepare(oracle), "torch": prepare({"y": oracle["y"]}), "onnxruntime": fail}
+    monkeypatch.setattr(command, "COMPETITORS", entries)
+    monkeypatch.setattr(command, "absent_competitors", dict)
+    monkeypatch.setattr(command, "table", lambda *_: [SMALL])
+    monkeypatch.setattr(command.machine, "measure_limits", lambda *_, **__: LIMITS)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    assert command.main(["--no-docs", "--name", "trial", "--seconds-per-case", "0"]) == command.EXIT_WRONG_RESULTS
+    (measurement,) = results.load(tmp_path / "trial.json").measurements
+    assert measurement.timings.keys() == {"fastrnn"}
+    assert measurement.refused.keys() == {"torch", "onnxruntime"}
+    assert measurement.refused["onnxruntime"] == "RuntimeError: no kernel"
+    assert "WRONG" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_whole_has_a_name_of_its_own_and_leaves_the_docs():
+    description = machine.describe()
+    names = {
+        command.default_name(command.parse(arguments), description)
+        for arguments in ([], ["--quick"], ["--cells", "gru"], ["--dtype", "float64"], ["--cases", "H64", "--quick"])
+    }
+    assert len(names) == 5
+    assert not command.is_selection(command.parse(["--threads", *map(str, default_threads())]))
+
+
+# The machine
+
+
+def test_limits_are_positive_and_plausible():
+    limits = machine.measure_limits(["float32", "float64"], [1], [16 * 1024, 256 * 1024], seconds=0.002, samples=2)
+    for rates in limits.multiply_add.values():
+        assert 1e8 < rates[1] < 1e13
+    assert [size for size, _ in limits.bandwidth[1]] == [16 * 1024, 256 * 1024]
+    assert all(1e8 < rate < 1e13 for _, rate in limits.bandwidth[1])
+
+
+def test_the_kernels_compute_what_they_claim():
+    from bench import limit_kernels
+
+    vectors, lanes = limit_kernels.CHAINS + 2, limit_kernels.lanes("float64")
+    buffer = np.zeros(vectors * lanes)
+    buffer[: limit_kernels.CHAINS * lanes] = np.arange(limit_kernels.CHAINS * lanes)
+    buffer[-2 * lanes : -lanes], buffer[-lanes:] = 2.0, 1.0
+    limit_kernels.multiply_add_kernel("float64")(buffer, 3)  # x -> 2 x + 1, three times
+    np.testing.assert_array_equal(buffer[: -2 * lanes], 8 * np.arange(limit_kernels.CHAINS * lanes) + 7)
+
+    turn = limit_kernels.READS * limit_kernels.lanes("float32")
+    numbers, sums = np.arange(4 * turn, dtype=np.float32), np.zeros(turn, np.float32)
+    limit_kernels.reading_kernel()(numbers, sums, 2)
+    np.testing.assert_array_equal(sums, 2 * numbers.reshape(4, turn).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("features", "size"), [({"avx512f": True, "avx2": True}, 64), ({"avx2": True}, 32), ({"neon": True}, 16), ({}, 16)]
+)
+def test_the_vector_width_follows_the_processor(features, size):
+    assert vector_set(features)[1] == size
+
+
+def test_the_description_is_json_without_paths():
+    text = json.dumps(machine.describe())
+    assert str(Path(__file__).parent.parent) not in text
+    assert machine.slug({"cpu": "A(R) B-9 CPU", "microarchitecture": "znver4", "vector": "AVX-512", "cores": 2}) == (
+        "a-b-9-znver4-avx512-2c"
+    )
+
+
+# The roofline
+
+
+def test_large_batches_are_limited_by_products_and_single_frames_by_reading():
+    assert least_seconds(FORWARD.case, LIMITS) == pytest.approx(FORWARD.case.flops / 100e9)
+    weights = 3 * 64 * 64 * 4  # R, and as large W, of FRAME: 24 KB for each of two threads
+    bandwidth = np.interp(np.log(24 * 1024), np.log([16 * 1024, 1024 * 1024]), [400e9, 200e9])
+    assert least_seconds(FRAME.case, LIMITS) == pytest.approx(2 * weights / bandwidth)
+
+
+def test_reading_repeats_r_at_every_step_and_w_once():
+    limits = replace(LIMITS, bandwidth={1: [(1, 1e9), (2, 1e9)]})
+    weights = 4 * 64 * 64 * 4
+    case = Case("lstm", "forward", 1, 100, 1, 64, 64)
+    assert least_seconds(case, limits) == pytest.approx(101 * weights / 1e9)
+    assert least_seconds(replace(case, mode="training"), limits) == pytest.approx((2 * 101 + 2) * weights / 1e9)
+
+
+# Ratios, results and the report
+
+
+def test_ratios_are_to_the_best_peer_and_above_one_where_fastrnn_is_faster():
+    assert comparison.times_faster(FORWARD) == pytest.approx(2.0)
+    assert comparison.times_faster(FORWARD, "torch") == pytest.approx(2.2)
+    assert comparison.times_faster(TRAINING) == pytest.approx(0.8)
+    assert comparison.times_faster(TRAINING, "onnxruntime") is None
+    assert comparison.geometric_mean([2.0, None, 8.0]) == pytest.approx(4.0)
+    assert comparison.geometric_mean([None]) is None
+
+
+def test_results_survive_the_file(tmp_path):
+    written = synthetic(FORWARD, Measurement(TRAINING.case, {}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
+    assert results.load(written.save(tmp_path)) == written
+    assert [path.name for path in tmp_path.iterdir()] == ["made-up.json"]
+
+
+def rows(page, *fields):
+    """The table rows of a page that begin with these fields."""
+    start = "| " + " | ".join(fields) + " |"
+    return [line for line in page.splitlines() if line.startswith(start)]
+
+
+def test_the_page_states_ratios_targets_and_where_they_come_from(tmp_path):
+    run = synthetic(FORWARD, TRAINING, FRAME)
+    report.write_docs(run, tmp_path)
+    page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
+    gflops = FORWARD.case.flops / 0.05 / 1e9
+    assert rows(page, "100", "32", "256", "256", "1", "50.0", "110", "100") == [
+        f"| 100 | 32 | 256 | 256 | 1 | 50.0 | 110 | 100 | 2.00x | {gflops:.1f} | {gflops / 100:.0%} | 20% |"
+    ]
+    assert rows(page, "LSTM", "forward", "1") == ["| LSTM | forward | 1 | 2.20x | 2.00x | 2.00x | 2.00x |"]
+    assert rows(page, "LSTM", "training", "1") == ["| LSTM | training | 1 | 0.80x | - | 0.80x | 0.80x |"]
+    assert rows(page, "training not slower than PyTorch") == ["| training not slower than PyTorch | 0 of 1 | 0% |"]
+    forward = "forward at least 1.15 times as fast as the best peer"
+    assert rows(page, forward) == [f"| {forward} | 1 of 2 | 50% |"]
+    assert "`gru-forward-T1-B1-I64-H64-f32-2t` (1.10)" in page
+    for fact in ("Imaginary 9000", "dream1", "torch 2.0.0", "onnxruntime absent", "0123456789ab", "with local changes"):
+        assert fact in page
+    for fact in ("2000-01-01 00:00 UTC", "OMP_NUM_THREADS=2", "1, 2"):
+        assert fact in page
+
+
+def test_a_refused_competitor_is_named_on_the_page():
+    run = synthetic(Measurement(FORWARD.case, {"fastrnn": timed(1.0)}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
+    page = report.performance_page(run)
+    assert "**PyTorch gave wrong results" in page
+    assert rows(page, "100", "32", "256", "256", "1", "1.00", "-", "-", "-")
+
+
+def test_the_readme_keeps_its_text_around_the_block(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    report.write_docs(synthetic(FORWARD, TRAINING, FRAME), tmp_path)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{report.BEGIN}\n")
+    assert text.endswith(f"\n{report.END}\nafter\n")
+    assert "old" not in text
+    assert rows(text, "LSTM", "forward") == ["| LSTM | forward | 2.20x | 2.00x | 2.00x to 2.00x |"]
+    assert report.insert_block("no markers", "block") is None
+
+
+def test_every_peer_has_a_mark_and_a_name():
+    assert plot.SHAPES.keys() == plot.COLOURS.keys() == set(report.PEERS)
+    assert competitors.LABELS.keys() == competitors.COMPETITORS.keys()
+
+
+def test_the_plot_is_drawn_for_any_selection(tmp_path):
+    pytest.importorskip("matplotlib")
+    for measurements in ([FORWARD], [FORWARD, TRAINING, FRAME], [Measurement(FORWARD.case, {}, {"torch": "wrong"})]):
+        written = plot.draw(synthetic(*measurements), tmp_path / "plot")
+        assert all(path.stat().st_size > 1000 for path in written)
+    assert plot.draw(synthetic(), tmp_path / "plot") == []
