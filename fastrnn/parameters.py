@@ -37,8 +37,15 @@ class LayerParameters:
         self.hidden_size = hidden_size
         self.shapes = _shapes(GATES[cell], input_size, hidden_size, proj_size, bias)
         size = sum(math.prod(shape) for shape in self.shapes.values())
+        self._bias = bias
+        self._number = directions
         self.flat = _aligned_zeros(directions * size, dtype)
-        self.directions = [_views(self.flat[d * size : (d + 1) * size], self.shapes, bias) for d in range(directions)]
+        self.directions = self.views(self.flat)
+
+    def views(self, flat: np.ndarray) -> list[dict[str, Any]]:
+        """For each direction {short name: view into `flat`}, which is laid out as `self.flat` is."""
+        size = flat.size // self._number
+        return [_views(flat[d * size : (d + 1) * size], self.shapes, self._bias) for d in range(self._number)]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""

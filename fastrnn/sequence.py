@@ -55,7 +55,7 @@ class Sequence:
             return y, tuple(s.copy() for s in states), _Empty(x, states) if save else None
         if self.backend == "reference":
             return self._forward_reference(x, states, save)
-        return self._kernels().forward(x, states, save)
+        return self.kernels().forward(x, states, save)
 
     def backward(
         self,
@@ -71,9 +71,9 @@ class Sequence:
             return self._backward_empty(saved, dstates)
         if self.backend == "reference":
             return self._backward_reference(saved, dy, dstates)
-        return self._kernels().backward(saved, dy, dstates)
+        return self.kernels().backward(saved, dy, dstates)
 
-    def _kernels(self) -> "CpuLayer":
+    def kernels(self) -> "CpuLayer":
         """The CPU backend, made at the first call: Numba is not imported before."""
         if self._cpu is None:
             from .cpu import CpuLayer

@@ -1,10 +1,12 @@
-"""Frame by frame: the layers as a machine that takes one step at a time."""
+"""Frame by frame: a layer as a machine that takes one time step at a call."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import validation
+from . import threads, validation
+from .memory import CACHE_LINE, address, empty, up
 from .validation import State
 
 if TYPE_CHECKING:
@@ -12,17 +14,137 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """A layer run one time step a call, with the state kept between calls.
+    """A layer run one time step at a call; it keeps the state from call to call.
 
-    It takes a snapshot of the layer's parameters when it is made. All memory is allocated then: a step allocates nothing. Fed a
-    sequence frame by frame, it returns the same bits as one call over the whole sequence. Dropout does not act.
+    A stream takes a snapshot of the layer's parameters, and allocates its memory, when it is made. Fed a sequence frame
+    by frame it gives the same bits as one call over the whole sequence. Dropout does not act. One stream must not be
+    stepped by several threads at once.
 
-    A bidirectional layer cannot be run this way (its second direction starts at the end): ValueError.
+    layer        a layer of one direction: a second one would begin at a sequence's end. ValueError otherwise.
+    batch_size   B, sequences side by side
     """
 
     def __init__(self, layer: "_Recurrent", batch_size: int = 1) -> None:
         if layer.bidirectional:
-            raise ValueError("layer: expected one direction, got a bidirectional layer")
+            raise ValueError("layer: expected one direction, got bidirectional=True: its second one begins at the end")
         self.batch_size = validation.size("batch_size", batch_size, least=1)
-        self.input_size = layer.input_size
         self.dtype = layer.dtype
+        self._shape = (self.batch_size, layer.input_size)
+        self._flat_shape = (layer.input_size,) if self.batch_size == 1 else None
+        L, B, R = layer.num_layers, self.batch_size, layer.proj_size or layer.hidden_size
+        # h before a step and after it, in turn; c is updated in place
+        self._h = np.zeros((2, L, B, R), self.dtype)
+        self._c = np.zeros((L, B, layer.hidden_size), self.dtype) if layer.cell == "lstm" else None
+        self._turn = 0
+        self._x = np.zeros(self._shape, self.dtype)
+        self._outputs = [self._h[turn, -1] for turn in range(2)]
+        steps = _CpuSteps if layer.backend == "cpu" else _ReferenceSteps
+        self._run = steps(layer, self._x, self._h, self._c).run
+
+    def step(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,).
+
+        With `out`, an array of that shape, the result is written there and nothing is allocated. TypeError and
+        ValueError as in calling the layer; the state is then unchanged.
+        """
+        if (
+            type(x) is not np.ndarray
+            or x.dtype != self.dtype
+            or (x.shape != self._shape and x.shape != self._flat_shape)
+        ):
+            self._check("x", x, self._shape, self._flat_shape)
+        y = self._outputs[1 - self._turn]
+        if x.ndim == 1:
+            y = y[0]
+        if out is not None:
+            self._check("out", out, y.shape, None)
+            if not out.flags.writeable:
+                raise ValueError("out: expected a writeable array, got a read-only one")
+        self._x[...] = x
+        self._run(self._turn)
+        self._turn = 1 - self._turn
+        if out is None:
+            return y.copy()
+        out[...] = y
+        return out
+
+    @property
+    def state(self) -> State:
+        """A copy of the state: h (L, B, R), for the LSTM (h, c) with c (L, B, H)."""
+        h = self._h[self._turn].copy()
+        return h if self._c is None else (h, self._c.copy())
+
+    def reset(self, state: State = None) -> None:
+        """Go back to a state of zeros, or to the one given, shaped as `state`."""
+        held = [self._h[self._turn]] + ([] if self._c is None else [self._c])
+        if state is None:
+            for array in held:
+                array[...] = 0
+            return
+        given = [state] if self._c is None else state
+        if self._c is not None and not (isinstance(state, tuple | list) and len(state) == 2):
+            raise TypeError(f"state: expected a tuple (h, c), got {type(state).__name__}")
+        for name, value, array in zip("hc", given, held, strict=False):
+            self._check(name, value, array.shape, None)
+        for value, array in zip(given, held, strict=True):
+            array[...] = value
+
+    def _check(self, name: str, value: object, shape: tuple[int, ...], other: tuple[int, ...] | None) -> None:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+        if value.dtype != self.dtype:
+            raise TypeError(f"{name}: expected {self.dtype}, got {value.dtype}")
+        if value.shape not in (shape, other):
+            also = f" or {other}" if other is not None else ""
+            raise ValueError(f"{name}: expected shape {shape}{also}, got {value.shape}")
+
+
+class _CpuSteps:
+    """The argument blocks of all layers, one set for each turn, filled once."""
+
+    def __init__(self, layer: "_Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+        from .kernels import compiled
+
+        layers = [sequence.kernels() for sequence in layer.sequences]
+        plans = [kernels.step_plan(len(x)) for kernels in layers]
+        self._kernel = plans[0].kernel
+        self._workers = [plan.workers for plan in plans]
+        words = up(plans[0].template.words, CACHE_LINE // 8)
+        self._blocks = empty((2, len(layers), words), np.dtype(np.int64))
+        self._alive = [x, h, c]
+        for turn in range(2):
+            for n, kernels in enumerate(layers):
+                below = x if n == 0 else h[1 - turn, n - 1]
+                block = self._blocks[turn, n, : plans[n].template.words]
+                cell_state = None if c is None else c[n]
+                self._alive += kernels.bind_step(block, below, h[turn, n], h[1 - turn, n], cell_state)
+        self._addresses = [[address(block) for block in blocks] for blocks in self._blocks]
+        self._first = [addresses[0] for addresses in self._addresses]
+        self._number = len(layers)
+        self._block_bytes = 8 * words
+        self._compiled = compiled.run_alone
+        self.run = self._run_alone if all(workers == 1 for workers in self._workers) else self._run_together
+
+    def _run_alone(self, turn: int) -> None:
+        self._compiled(self._kernel, self._first[turn], self._block_bytes, self._number)
+
+    def _run_together(self, turn: int) -> None:
+        for block, place, workers in zip(self._blocks[turn], self._addresses[turn], self._workers, strict=True):
+            block[0] = 0  # the workers' counter
+            threads.run(self._kernel, place, min(workers, threads.available()))
+
+
+class _ReferenceSteps:
+    """The same by the NumPy reference, on a copy of the layer."""
+
+    def __init__(self, layer: "_Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+        self._layer = copy.deepcopy(layer).eval()
+        self._x, self._h, self._c = x, h, c
+
+    def run(self, turn: int) -> None:
+        h = self._h[turn]
+        frame = self._x[:, None] if self._layer.batch_first else self._x[None]
+        if self._c is None:
+            _, self._h[1 - turn] = self._layer(frame, h)
+        else:
+            _, (self._h[1 - turn], self._c[...]) = self._layer(frame, (h, self._c))

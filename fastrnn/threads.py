@@ -65,7 +65,7 @@ def available() -> int:
         return 1
     from numba import config
 
-    return min(number, config.NUMBA_NUM_THREADS)
+    return min(number, config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int = 1) -> None:

@@ -9,7 +9,8 @@ its sums together with whatever else the formula reads at that unit:
 
 Everything read or written is a *plane*, a (B, units) slab for each step, named in the table at the end. `h_prev` and
 `c_prev` are the states before the step; in the backward pass time runs the other way, `dh_next` and `dc_next` are the
-gradients handed from the later step to this one, and derivatives are taken from outputs: σ' = s (1 - s), tanh' = 1 - t².
+gradients handed from the later step to this one, and derivatives are taken from outputs: σ' = s (1 - s) and
+tanh' = 1 - t².
 
 Sources: LSTM: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; its projection: Sak et al.
 2014; GRU: Cho et al. 2014, and the variant of cuDNN and PyTorch that resets after the product; RNN: Elman 1990.
@@ -137,8 +138,8 @@ def total(dy, dh_next):
 class Stage:
     """One product and the formula on its sums.
 
-    The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit. Backward,
-    the gates lie one behind the other along the sum, beside the operand's planes, and a unit has one sum.
+    The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit.
+    Backward, the gates lie one behind the other along the sum, beside the operand's planes, and a unit has one sum.
     The first `always` of `writes` are written in any case, the rest only when a backward pass will follow.
     """
 

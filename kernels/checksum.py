@@ -1,7 +1,7 @@
 """Noticing that weights have changed: 64 bits of a buffer's contents.
 
-Each of 32 lanes runs s = (s ⊕ word) · odd (mod 2⁶⁴), which is one-to-one in s for a given word and in the word for a given s: a
-change of a single word always shows, and several changes cancel with a chance of about 2⁻⁶⁴.
+Each of 32 lanes runs s = (s ⊕ word) · odd (mod 2⁶⁴), which is one-to-one in s for a given word and in the word for a
+given s: a change of a single word always shows, and several changes cancel with a chance of about 2⁻⁶⁴.
 """
 
 from llvmlite import ir

@@ -1,13 +1,15 @@
 """Compiled kernels: made when first called for, cached on disk, and how to run them.
 
 A kernel is a C function of int64 arguments, addresses most of them, and has a name ("stage forward lstm 0 float32").
-Kernels call each other by address, so each is compiled once, however many use it. Numba's disk cache knows an entry by its code and the values it closes over, so the key
-carries all that a kernel is made from, a hash of this package's sources among it: no edit can run stale code.
+Kernels call each other by address, so each is compiled once, however many use it.
+
+Numba's disk cache knows an entry point by its code and the values it closes over. Ours close over a key that carries
+all that the kernel is made from, a hash of this package's sources among it: no edit can run stale code.
 """
 
 import hashlib
 import threading
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from numba import cfunc, njit, prange, types
@@ -27,7 +29,7 @@ from .workers import call, gather, load_word, store_word
 from . import elementary  # noqa: F401  # isort: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def source_hash() -> str:
     """Of all sources that the kernels are made from."""
     digest = hashlib.sha256()

@@ -10,7 +10,7 @@ really there; what lies beyond is neither read nor written, and reads as zero.
 
 import operator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import SimpleNamespace
 
 from llvmlite import ir
@@ -200,7 +200,7 @@ def store_counted(builder, vector, address, count, value):
             builder.call(masked, [value, target, alignment, mask])
 
 
-@lru_cache(maxsize=None)
+@cache
 def vectors(dtype: str, lanes: int) -> SimpleNamespace:
     """The operations on vectors of `lanes` numbers of `dtype`, to be called from compiled code."""
     vector = Vector(dtype, lanes)

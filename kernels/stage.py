@@ -4,7 +4,7 @@ Every large product of this package runs through here, those without a formula t
 the sums themselves.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from llvmlite import ir
 from numba import njit, types
@@ -30,7 +30,7 @@ def _plane_address(builder, table, index, row, offset):
     return builder.add(builder.add(address, builder.mul(row, stride)), offset)
 
 
-@lru_cache(maxsize=None)
+@cache
 def plane_reader(dtype: str, lanes: int, indexes: tuple[int, ...]):
     """An intrinsic that reads one vector from each of these planes, as a tuple."""
     vector = Vector(dtype, lanes)
@@ -52,7 +52,7 @@ def plane_reader(dtype: str, lanes: int, indexes: tuple[int, ...]):
     return read
 
 
-@lru_cache(maxsize=None)
+@cache
 def plane_writer(dtype: str, lanes: int, indexes: tuple[int, ...]):
     """An intrinsic that writes the first vectors of a tuple, one to each of these planes."""
     vector = Vector(dtype, lanes)
@@ -71,7 +71,7 @@ def plane_writer(dtype: str, lanes: int, indexes: tuple[int, ...]):
     return write
 
 
-@lru_cache(maxsize=None)
+@cache
 def scratch_access(dtype: str, lanes: int, number: int):
     """Two intrinsics: store a tuple of `number` vectors at an address, and load it again."""
     vector = Vector(dtype, lanes)

@@ -5,7 +5,7 @@ A CPU's name says little about what LLVM will do for it (some with 512-bit regis
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import llvmlite.binding as llvm
 from numba.core.registry import cpu_target
@@ -32,7 +32,7 @@ class VectorUnit:
         return self.bits // (8 * itemsize)
 
 
-@lru_cache(maxsize=None)
+@cache
 def vector_unit() -> VectorUnit:
     """The vector unit of the CPU that Numba compiles for (the host, or NUMBA_CPU_NAME and NUMBA_CPU_FEATURES)."""
     triple, name, features = cpu_target.target_context.codegen().magic_tuple()

@@ -12,7 +12,7 @@ The tiles are written as LLVM functions, one for each shape, behind one switch; 
 the compile time for nothing.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from llvmlite import ir
 from numba import types
@@ -164,7 +164,7 @@ def make_tile(sums: str, dtype: str):
     return tile
 
 
-@lru_cache(maxsize=None)
+@cache
 def transpose(dtype: str, lanes: int):
     """An intrinsic that transposes a block of up to lanes x lanes numbers.
 

@@ -1,8 +1,8 @@
 """The time loop forward and the time loop backward, one of each for all cells and dtypes.
 
-What a step computes is in the stages, compiled for each cell (`stage.py`) and called by address; where the numbers lie is
-in the planes (`block.py`). Threads share a step either by rows of the batch, and then need not wait for each other, or
-by hidden units, and then meet after each stage.
+What a step computes is in the stages, compiled for each cell (`stage.py`) and called by address; where the numbers lie
+is in the planes (`block.py`). Threads share a step either by rows of the batch, and then need not wait for each other,
+or by hidden units, and then meet after each stage.
 """
 
 from numba import njit

@@ -27,13 +27,14 @@ BIAS = 8  # address of (width,), where the sums of the gate gradients are added;
 JOB_WORDS = 9
 
 BLOCK_ROWS = 256
+_TILE_VECTORS = 32  # room for the accumulators of one tile
 _WIDTH_AT_ONCE = 96  # so many transposed gate rows stay in the second-level cache
 
 
-def scratch_numbers(units: int, lanes: int, sums_at_once: int) -> int:
+def scratch_numbers(units: int, lanes: int) -> int:
     """How many numbers of scratch a thread needs for a gradient of that many columns."""
     groups = -(-units // lanes)
-    return groups * lanes * BLOCK_ROWS + (_WIDTH_AT_ONCE + lanes) * BLOCK_ROWS + sums_at_once * lanes
+    return groups * lanes * BLOCK_ROWS + (_WIDTH_AT_ONCE + lanes) * BLOCK_ROWS + _TILE_VECTORS * lanes
 
 
 def make_weight_gradient(dtype: str):

@@ -1,0 +1,167 @@
+"""The weights of one layer as the kernels read them, packed again when a parameter has changed."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import threads
+from .kernels import checksum, compiled, packing
+from .kernels.cells import Cell
+from .memory import CACHE_LINE, address, empty, up
+from .parameters import LayerParameters
+
+# packing fewer numbers is faster done alone
+_ENOUGH_TO_SHARE = 1 << 17
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """What a packed matrix is made of: consecutive `gates` of a weight, as sums of its rows or along its rows."""
+
+    weight: str
+    gates: tuple[int, ...]
+    turned: bool  # True: a unit is a row of the weight and has a sum for each gate; False: a unit is a column
+    height: int  # rows of a gate
+    units: int
+    depth: int
+    offset: int  # bytes from the start of the direction
+
+    @property
+    def sums(self) -> int:
+        return len(self.gates) if self.turned else 1
+
+
+class PackedWeights:
+    """The matrices of one pass, forward or backward, of all directions, in one buffer.
+
+    offsets[d][n]   where matrix n of direction d begins, in bytes: W, then those of the stages
+    depths[n], sums[n]   of its units
+    biases[d]       where the planes of biases begin (forward), `padded` numbers apart
+    zeros           where a row of zeros begins, as long as any operand
+    """
+
+    def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int, backward: bool) -> None:
+        self._cell, self._parameters, self._dtype = cell, parameters, dtype
+        size = dtype.itemsize
+        shapes = parameters.shapes
+        wanted: list[tuple[str, tuple[int, ...]]] = []
+        if backward:
+            wanted.append(("weight_ih", cell.input_gradient[1]))
+            wanted += [(stage.weight, stage.gates) for stage in cell.backward]
+        else:
+            wanted.append(("weight_ih", tuple(range(cell.gates))))
+            wanted += [(stage.weight, stage.gates) for stage in cell.forward]
+        self._matrices: list[_Matrix] = []
+        offset = 0
+        for weight, gates in wanted:
+            rows, columns = shapes[weight]
+            height = rows if weight == "weight_hr" else rows // cell.gates
+            units, depth = (columns, len(gates) * height) if backward else (height, columns)
+            matrix = _Matrix(weight, gates, not backward, height, units, depth, offset)
+            self._matrices.append(matrix)
+            offset = up(offset + up(units, lanes) * depth * matrix.sums * size, CACHE_LINE)
+        hidden = shapes["weight_ih"][0] // cell.gates
+        self.padded = up(hidden, CACHE_LINE // size)
+        bias_bytes = 0 if backward else len(cell.biases) * self.padded * size
+        direction_bytes = offset + bias_bytes
+        directions = range(len(parameters.directions))
+        self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
+        self.depths = [m.depth for m in self._matrices]
+        self.sums = [m.sums for m in self._matrices]
+        self.biases = [d * direction_bytes + offset for d in directions]
+        self.zeros = len(directions) * direction_bytes
+        longest = max(max(shape) for shape in shapes.values())
+        self._bytes = self.zeros + up(longest * size, CACHE_LINE)
+        self._backward = backward
+
+    def pack(self) -> np.ndarray:
+        """Pack the parameters as they are now into a new buffer."""
+        buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
+        buffer[self.zeros // self._dtype.itemsize :] = 0
+        start = address(buffer)
+        jobs = []
+        for weights, offsets in zip(self._parameters.directions, self.offsets, strict=True):
+            for matrix, offset in zip(self._matrices, offsets, strict=True):
+                jobs += self._jobs(matrix, weights[matrix.weight], start + offset)
+        table = np.array(jobs, np.int64)
+        block = np.zeros(16, np.int64)
+        block[packing.JOBS] = len(jobs)
+        block[packing.JOB_TABLE] = address(table)
+        number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
+        threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
+        if not self._backward:
+            self._pack_biases(buffer)
+        return buffer
+
+    def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:
+        """As words (see `kernels/packing.py`)."""
+        row = weight.shape[1] * self._dtype.itemsize
+        gate_bytes = matrix.height * row
+        source = address(weight)
+        if matrix.turned:
+            first = source + matrix.gates[0] * gate_bytes
+            shape = (matrix.units, matrix.depth, 0, matrix.depth, matrix.sums)
+            return [(first, row, 1, *shape, gate_bytes, target)]
+        return [
+            (
+                source + gate * gate_bytes,
+                row,
+                0,
+                matrix.units,
+                matrix.height,
+                n * matrix.height,
+                matrix.depth,
+                1,
+                0,
+                target,
+            )
+            for n, gate in enumerate(matrix.gates)
+        ]
+
+    def _pack_biases(self, buffer: np.ndarray) -> None:
+        """Each plane is the sum of the biases that begin the same sums."""
+        number = len(self._cell.biases)
+        for weights, offset in zip(self._parameters.directions, self.biases, strict=True):
+            start = offset // self._dtype.itemsize
+            planes = buffer[start : start + number * self.padded].reshape(number, self.padded)
+            planes[:] = 0
+            for plane, bias in zip(planes, self._cell.biases, strict=True):
+                for name in bias.parameters:
+                    values = weights[name]
+                    if values is not None:
+                        hidden = len(values) // self._cell.gates
+                        plane[:hidden] += values[bias.gate * hidden : (bias.gate + 1) * hidden]
+
+
+class Weights:
+    """The packed weights of both passes, kept as long as no parameter changes."""
+
+    def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int) -> None:
+        self.forward = PackedWeights(cell, parameters, dtype, lanes, backward=False)
+        self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
+        self._buffers: dict[PackedWeights, np.ndarray] = {}
+        self._checksum: int | None = None
+        self._lock = threading.Lock()
+        self._kernel = compiled.kernel("checksum")
+        self._block = np.zeros(16, np.int64)
+        self._block[checksum.ADDRESS] = address(parameters.flat)
+        self._block[checksum.BYTES] = parameters.flat.nbytes
+        self._block_address = address(self._block)
+
+    def current(self, weights: PackedWeights) -> np.ndarray:
+        """The buffer of `forward` or `backward`, packed from the parameters as they are now.
+
+        In-place changes are found by a checksum of all parameters: a change of one number always shows, changes of
+        several are missed with a chance of about 2⁻⁶⁴.
+        """
+        with self._lock:
+            compiled.run_alone(self._kernel, self._block_address, 0, 1)
+            now = self._block[checksum.RESULT]
+            if now != self._checksum:
+                self._buffers = {}  # new ones: a call in another thread may still read the old
+                self._checksum = now
+            buffer = self._buffers.get(weights)
+            if buffer is None:
+                buffer = self._buffers[weights] = weights.pack()
+            return buffer

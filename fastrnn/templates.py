@@ -1,0 +1,118 @@
+"""Argument blocks that are laid out once for a shape, and only told addresses at each call.
+
+While a block is laid out, memory is `At(buffer, offset)`. The template keeps the offsets and, for each buffer, the
+words that its address is to be added to: what a linker calls relocations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .kernels import block as b
+from .memory import CACHE_LINE, address, up
+
+_WORD = 8
+
+
+class At(NamedTuple):
+    """A place in a buffer: its name, and bytes from its beginning."""
+
+    buffer: str
+    offset: int = 0
+
+    def __add__(self, offset: int) -> "At":  # type: ignore[override]
+        return At(self.buffer, self.offset + offset)
+
+
+Word = int | At
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a slab of numbers lies at each step of the loop (see `kernels/block.py`); steps and rows in bytes."""
+
+    rest: At
+    step: int
+    row: int
+    edge: int = -1
+    edge_address: Word = 0
+    edge_row: int = 0
+
+    def words(self) -> tuple[Word, ...]:
+        return (self.rest, self.step, self.row, self.edge, self.edge_address, self.edge_row)
+
+    def backwards(self, steps: int) -> "Plane":
+        """The same memory when the loop runs from the last step to the first."""
+        edge = steps - 1 - self.edge if self.edge >= 0 else -1
+        rest = self.rest + (steps - 1) * self.step
+        return Plane(rest, -self.step, self.row, edge, self.edge_address, self.edge_row)
+
+
+Table = Sequence[Sequence[Word]]
+
+
+class Description:
+    """One direction's block while it is laid out: header words by slot, planes by name, other tables by slot."""
+
+    def __init__(self, header: Mapping[int, Word], planes: Mapping[str, Plane], tables: Mapping[int, Table]) -> None:
+        self.header = dict(header)
+        self.planes = dict(planes)
+        self.tables = dict(tables)
+
+
+class Template:
+    """The blocks of all directions, one behind the other in `words`, and what is to be filled in.
+
+    `buffers`: whose addresses `fill` takes, in this order.
+    """
+
+    def __init__(
+        self, descriptions: Sequence[Description], planes: Sequence[str], workers: int, buffers: Sequence[str]
+    ) -> None:
+        number = up(len(planes), CACHE_LINE // (_WORD * b.WORK_WORDS))  # a worker's table fills whole cache lines
+        unused = (0,) * b.PLANE_WORDS
+        flat: list[Word] = []
+        for description in descriptions:
+            start = len(flat)
+            rows = [description.planes[name].words() for name in planes] + [unused] * (number - len(planes))
+            tables = {
+                b.PLANE_TABLE: rows,
+                b.WORK_TABLE: [[0] * (number * b.WORK_WORDS)] * workers,
+                **description.tables,
+            }
+            block: list[Word] = [0] * b.HEADER_WORDS
+            for slot, word in description.header.items():
+                block[slot] = word
+            block[b.PLANES] = number
+            for slot, table in tables.items():
+                block += [0] * (-len(block) % (CACHE_LINE // _WORD))
+                block[slot] = At("block", _WORD * (start + len(block)))
+                block += [word for row in table for word in row]
+            flat += block + [0] * (-len(block) % (CACHE_LINE // _WORD))
+        self.block_bytes = _WORD * (len(flat) // len(descriptions))
+        self.number = len(descriptions)
+        self._words = [word.offset if isinstance(word, At) else word for word in flat]
+        places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
+        self._own = np.array([i for i, buffer in places if buffer == "block"])
+        # the counters are set to 0 at every call, like a word that points nowhere
+        counters = [(d * self.block_bytes // _WORD + b.COUNTER, len(buffers)) for d in range(self.number)]
+        others = [(i, buffers.index(buffer)) for i, buffer in places if buffer != "block"] + counters
+        self._index = np.array([i for i, _ in others])
+        self._which = np.array([buffer for _, buffer in others])
+        self._offsets = np.array([self._words[i] for i, _ in others], np.int64)
+
+    @property
+    def words(self) -> int:
+        """The length of a block."""
+        return len(self._words)
+
+    def write(self, block: np.ndarray) -> None:
+        """Make a block, complete but for the buffers' addresses, in this array of `words` int64 at a cache line."""
+        block[:] = self._words
+        block[self._own] += address(block)
+
+    def fill(self, block: np.ndarray, addresses: Sequence[int]) -> None:
+        """Write the buffers' addresses into a block; the last one given is 0."""
+        block[self._index] = np.array(addresses, np.int64)[self._which] + self._offsets
