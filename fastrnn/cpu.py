@@ -9,6 +9,7 @@ from .kernels import block as b
 from .kernels import compiled, weight_gradient
 from .kernels.cells import CELLS, Cell, Stage
 from .kernels.planes import backward_planes, forward_planes
+from .kernels.stage import SCRATCH_BYTES
 from .kernels.target import vector_unit
 from .memory import CACHE_LINE, address, empty, up
 from .packed import PackedWeights, Weights
@@ -17,8 +18,6 @@ from .templates import At, Description, Plane, Table, Template, Word
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
-# room for the accumulators of one tile
-_TILE_BYTES = 4096
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
@@ -200,12 +199,12 @@ class CpuLayer:
         sums_step = B * sums_row
         chunk = max(1, min(T, _X_SUMS_BYTES // sums_step))
         kept_bytes = up(0 if save else B * S * H * size, CACHE_LINE)  # of a step, when none is kept for later
-        direction_bytes = team * _TILE_BYTES + up(chunk * sums_step, CACHE_LINE) + kept_bytes
+        direction_bytes = team * SCRATCH_BYTES + up(chunk * sums_step, CACHE_LINE) + kept_bytes
         name = self.dtype.name
         descriptions = []
         for d in range(D):
             scratch = At("work", d * direction_bytes)
-            sums = scratch + team * _TILE_BYTES
+            sums = scratch + team * SCRATCH_BYTES
             kept = sums + up(chunk * sums_step, CACHE_LINE)
             planes = self._state_planes(d, T, B, save)
             if not save:
@@ -216,7 +215,7 @@ class CpuLayer:
                 planes[plane] = Plane(sums + n * packed.padded * size, sums_step, sums_row)
             x_row = self.input_size * size
             x_step = B * x_row
-            header: dict[int, Word] = self._header(T, B, by_units, scratch, _TILE_BYTES) | {
+            header: dict[int, Word] = self._header(T, B, by_units, scratch, SCRATCH_BYTES) | {
                 b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
                 b.X_TILE: compiled.kernel(f"tile {G} {name}"),
                 b.X_GATES: G,
@@ -244,7 +243,8 @@ class CpuLayer:
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
         size, team = self.dtype.itemsize, max(1, workers // D)
         name = self.dtype.name
-        scratch_bytes = up(weight_gradient.scratch_numbers(max(self.input_size, H), self.lanes) * size, _TILE_BYTES)
+        gradient_bytes = weight_gradient.scratch_numbers(self.input_size + H, self.lanes) * size
+        scratch_bytes = up(max(SCRATCH_BYTES, gradient_bytes), CACHE_LINE)
         projected_bytes = up(T * B * R * size if cell.name == "lstm_projected" else 0, CACHE_LINE)
         direction_bytes = team * scratch_bytes + projected_bytes
         zeros = At("weights", packed.zeros)
@@ -366,31 +366,31 @@ class CpuLayer:
         def plane(name: str) -> At:
             return At("gates", saved + self.cell.saved.index(name) * H * size)
 
-        jobs: list[tuple[Word, ...]] = []
-        for entry in self.cell.weight_gradients:
-            units = self.parameters.shapes[entry.weight][1]
-            if entry.planes == ("dh",):
-                gate, gate_row, height, width = projected, R * size, R, R
-            else:
-                gate, gate_row, height, width = plane(entry.planes[0]), S * H * size, H, len(entry.planes) * H
-            out = At("dflat", offsets[entry.weight] + entry.gate * height * units * size)
-            bias: Word = 0
-            if entry.biases and entry.biases[0] in offsets:
-                bias = At("dflat", offsets[entry.biases[0]] + entry.gate * height * size)
-
-            def add(gate_step: int, operand: At, operand_row: int, steps: int) -> None:
-                start = gate + gate_step * B * gate_row  # noqa: B023  called in this round only
-                jobs.append((start, gate_row, width, operand, operand_row, units, steps * B, out, bias))  # noqa: B023
-
-            if entry.operand == "x":
-                add(0, At("x"), self.input_size * size, T)
-            elif entry.operand == "h_prev":
+        def product(weight: str, operand: str, gate: int) -> tuple[Word, ...]:
+            units = self.parameters.shapes[weight][1]
+            out = At("dflat", offsets[weight] + gate * H * units * size)
+            if operand == "x":
+                return (At("x"), self.input_size * size, units, out, 0, 0, 0, 0)
+            if operand == "h_prev":
                 # the gradients of a step meet h of the step before it, in the direction's order; at first h_0
                 row = D * R * size
-                add(1 - d, At("y", d * R * size + d * B * row), row, T - 1)
-                add((T - 1) * d, At("h_0", d * B * R * size), R * size, 1)
+                start = At("y", d * R * size + (2 * d - 1) * B * row)
+                return (start, row, units, out, (T - 1) * B * d, B, At("h_0", d * B * R * size), R * size)
+            return (plane(operand), S * H * size, units, out, 0, 0, 0, 0)
+
+        jobs: list[tuple[Word, ...]] = []
+        for entry in self.cell.weight_gradients:
+            if entry.planes == ("dh",):
+                gate, gate_row, width = projected, R * size, R
             else:
-                add(0, plane(entry.operand), S * H * size, T)
+                gate, gate_row, width = plane(entry.planes[0]), S * H * size, len(entry.planes) * H
+            bias: Word = 0
+            if entry.biases and entry.biases[0] in offsets:
+                bias = At("dflat", offsets[entry.biases[0]] + entry.gate * H * size)
+            words: tuple[Word, ...] = (gate, gate_row, width, T * B, bias, len(entry.products))
+            for weight, operand in entry.products:
+                words += product(weight, operand, entry.gate)
+            jobs.append(words + (0,) * (weight_gradient.JOB_WORDS - len(words)))
         return jobs
 
     def _parameter_offsets(self, d: int) -> dict[str, int]:

@@ -9,8 +9,11 @@ its sums together with whatever else the formula reads at that unit:
 
 Everything read or written is a *plane*, a (B, units) slab for each step, named in the table at the end. `h_prev` and
 `c_prev` are the states before the step; in the backward pass time runs the other way, `dh_next` and `dc_next` are the
-gradients handed from the later step to this one, and derivatives are taken from outputs: σ' = s (1 - s) and
-tanh' = 1 - t².
+gradients handed from the later step to this one, `back` what comes back through the matrix; derivatives are taken from
+outputs: σ' = s (1 - s) and tanh' = 1 - t².
+
+Sums begin with what is small beside them, biases or 0: each addition rounds at the size of the sum so far, so the
+direct gradient dy + dh_next, often the largest term, is added last.
 
 Sources: LSTM: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; its projection: Sak et al.
 2014; GRU: Cho et al. 2014, and the variant of cuDNN and PyTorch that resets after the product; RNN: Elman 1990.
@@ -36,7 +39,8 @@ def lstm(i, f, g, o, c_prev):
     return h, c, i, f, g, o
 
 
-def lstm_backward(dh, i, f, g, o, c, c_prev, dc_next):
+def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
+    dh = dy + dh_next + back
     # h = o * tanh(c)
     t = tanh(c)
     do = dh * t
@@ -64,7 +68,8 @@ def gru(r, z, hn, xn, h_prev):
     return h, n, r, z, hn
 
 
-def gru_backward(dh, n, r, z, hn, h_prev):
+def gru_backward(back, dy, dh_next, n, r, z, hn, h_prev):
+    dh = dy + dh_next + back
     # h = (1 - z) * n + z * h_prev
     dn = dh * (1.0 - z)
     dz = dh * (h_prev - n)
@@ -89,7 +94,8 @@ def gru_candidate(n, z, h_prev):
     return (1.0 - z) * n + z * h_prev, n
 
 
-def gru_candidate_backward(dh, z, n, h_prev):
+def gru_candidate_backward(back, dy, dh_next, z, n, h_prev):
+    dh = dy + dh_next + back
     # h = (1 - z) * n + z * h_prev
     dz = dh * (h_prev - n)
     # n = tanh(...), z = sigmoid(...)
@@ -108,7 +114,8 @@ def rnn_tanh(a):
     return (tanh(a),)
 
 
-def rnn_tanh_backward(dh, h):
+def rnn_tanh_backward(back, dy, dh_next, h):
+    dh = dy + dh_next + back
     return (dh * (1.0 - h * h),)
 
 
@@ -116,7 +123,8 @@ def rnn_relu(a):
     return (relu(a),)
 
 
-def rnn_relu_backward(dh, h):
+def rnn_relu_backward(back, dy, dh_next, h):
+    dh = dy + dh_next + back
     return (relu_gradient(h, dh),)
 
 
@@ -127,8 +135,12 @@ def same(*values):
     return values
 
 
-def total(dy, dh_next):
-    return (dy + dh_next,)
+def plus_direct(back, direct):
+    return (direct + back,)
+
+
+def hidden_gradient(back, dy, dh_next):
+    return (dy + dh_next + back,)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
@@ -157,14 +169,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class WeightGradient:
-    """gradient of `weight`, from the rows of gate number `gate` on: (planes, side by side)ᵀ @ operand, summed over all
-    steps and the batch. `biases`: the bias gradients that are the sums of the planes alone.
+    """Gradients of weights, for their rows from gate number `gate` on: (planes, side by side)ᵀ @ operand, summed over
+    all steps and the batch, for each of `products` (weight, operand). `biases`: those whose gradients are the sums of
+    the planes alone.
     """
 
     planes: tuple[str, ...]
     gate: int
-    weight: str
-    operand: str
+    products: tuple[tuple[str, str], ...]
     biases: tuple[str, ...] = ()
 
 
@@ -197,10 +209,10 @@ class Cell:
 _BOTH = ("bias_ih", "bias_hh")
 
 
-def _lstm_backward(operand, weight, gates, begins, start):
+def _lstm_backward(operand, weight, gates, dy, dh_next):
     return Stage(
-        operand, weight, gates, begins, start,
-        reads=("i", "f", "g", "o", "c", "c_prev", "dc_next"),
+        operand, weight, gates, ("zero",), same,
+        reads=(dy, dh_next, "i", "f", "g", "o", "c", "c_prev", "dc_next"),
         finish=lstm_backward,
         writes=("dc_next", "i", "f", "g", "o"),
         always=5,
@@ -210,10 +222,8 @@ def _lstm_backward(operand, weight, gates, begins, start):
 _IFGO = ("i", "f", "g", "o")
 _LSTM_INPUTS = ("x_i", "x_f", "x_g", "x_o")
 _LSTM_BIASES = tuple(Bias(f"b_{name}", _BOTH, gate) for gate, name in enumerate(_IFGO))
-_LSTM_WEIGHT_GRADIENTS = (
-    WeightGradient(_IFGO, 0, "weight_ih", "x", _BOTH),
-    WeightGradient(_IFGO, 0, "weight_hh", "h_prev"),
-)
+_X_AND_H = (("weight_ih", "x"), ("weight_hh", "h_prev"))
+_LSTM_WEIGHT_GRADIENT = WeightGradient(_IFGO, 0, _X_AND_H, _BOTH)
 
 LSTM = Cell(
     name="lstm",
@@ -224,11 +234,11 @@ LSTM = Cell(
     forward=(
         Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("h", "c", *_IFGO), 2),
     ),
-    backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), ("dy", "dh_next"), total),),
+    backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), "dy", "dh_next"),),
     carries_hidden=False,
     saved=_IFGO,
     input_gradient=(_IFGO, (0, 1, 2, 3)),
-    weight_gradients=_LSTM_WEIGHT_GRADIENTS,
+    weight_gradients=(_LSTM_WEIGHT_GRADIENT,),
 )
 
 # h = W_hr m, m = o * tanh(c): the formula is the LSTM's, its output m is multiplied once more
@@ -243,13 +253,24 @@ LSTM_PROJECTED = Cell(
         Stage(("m",), "weight_hr", (0,), ("zero",), same, (), same, ("h",), 1, units="output"),
     ),
     backward=(
-        Stage(_IFGO, "weight_hh", (0, 1, 2, 3), ("dy", "dh_next"), total, (), same, ("dh",), 1, units="output"),
-        _lstm_backward(("dh",), "weight_hr", (0,), ("zero",), same),
+        Stage(
+            _IFGO,
+            "weight_hh",
+            (0, 1, 2, 3),
+            ("zero",),
+            same,
+            ("dy", "dh_next"),
+            hidden_gradient,
+            ("dh",),
+            1,
+            units="output",
+        ),
+        _lstm_backward(("dh",), "weight_hr", (0,), "zero", "zero"),
     ),
     carries_hidden=False,
     saved=(*_IFGO, "m"),
     input_gradient=(_IFGO, (0, 1, 2, 3)),
-    weight_gradients=(*_LSTM_WEIGHT_GRADIENTS, WeightGradient(("dh",), 0, "weight_hr", "m")),
+    weight_gradients=(_LSTM_WEIGHT_GRADIENT, WeightGradient(("dh",), 0, (("weight_hr", "m"),))),
 )
 
 # `hn`, what r multiplies, is saved in the place of the gradient towards R h; n has its own gradient towards W x
@@ -272,17 +293,17 @@ GRU = Cell(
     ),
     backward=(
         Stage(
-            ("r", "z", "hn"), "weight_hh", (0, 1, 2), ("dy", "dh_next"), total,
-            ("n", "r", "z", "hn", "h_prev"), gru_backward, ("dh_next", "n", "r", "z", "hn"), 5,
+            ("r", "z", "hn"), "weight_hh", (0, 1, 2), ("zero",), same,
+            ("dy", "dh_next", "n", "r", "z", "hn", "h_prev"), gru_backward, ("dh_next", "n", "r", "z", "hn"), 5,
         ),
     ),
     carries_hidden=True,
     saved=("n", "r", "z", "hn"),
     input_gradient=(("n", "r", "z"), (2, 0, 1)),
     weight_gradients=(
-        WeightGradient(("n",), 2, "weight_ih", "x", ("bias_ih",)),
-        WeightGradient(("r", "z"), 0, "weight_ih", "x", ("bias_ih",)),
-        WeightGradient(("r", "z", "hn"), 0, "weight_hh", "h_prev", ("bias_hh",)),
+        WeightGradient(("n",), 2, (("weight_ih", "x"),), ("bias_ih",)),
+        WeightGradient(("r", "z"), 0, _X_AND_H, _BOTH),
+        WeightGradient(("hn",), 2, (("weight_hh", "h_prev"),), ("bias_hh",)),
     ),
 )  # fmt: skip
 
@@ -301,8 +322,8 @@ GRU_RESET_BEFORE = Cell(
     ),
     backward=(
         Stage(
-            ("r", "z"), "weight_hh", (0, 1), ("dy", "dh_next"), total,
-            ("z", "n", "h_prev"), gru_candidate_backward, ("dh_next", "z", "n"), 3,
+            ("r", "z"), "weight_hh", (0, 1), ("zero",), same,
+            ("dy", "dh_next", "z", "n", "h_prev"), gru_candidate_backward, ("dh_next", "z", "n"), 3,
         ),
         Stage(
             ("n",), "weight_hh", (2,), ("zero",), same,
@@ -313,9 +334,8 @@ GRU_RESET_BEFORE = Cell(
     saved=("r", "z", "n", "q"),
     input_gradient=(("r", "z", "n"), (0, 1, 2)),
     weight_gradients=(
-        WeightGradient(("r", "z", "n"), 0, "weight_ih", "x", _BOTH),
-        WeightGradient(("r", "z"), 0, "weight_hh", "h_prev"),
-        WeightGradient(("n",), 2, "weight_hh", "q"),
+        WeightGradient(("r", "z"), 0, _X_AND_H, _BOTH),
+        WeightGradient(("n",), 2, (("weight_ih", "x"), ("weight_hh", "q")), _BOTH),
     ),
 )  # fmt: skip
 
@@ -328,14 +348,11 @@ def _rnn(name, forward, backward):
         biases=(Bias("b_a", _BOTH, 0),),
         inputs=("x_a",),
         forward=(Stage(("h_prev",), "weight_hh", (0,), ("x_a",), same, (), forward, ("h",), 1),),
-        backward=(Stage(("a",), "weight_hh", (0,), ("dy", "dh_next"), total, ("h",), backward, ("a",), 1),),
+        backward=(Stage(("a",), "weight_hh", (0,), ("zero",), same, ("dy", "dh_next", "h"), backward, ("a",), 1),),
         carries_hidden=False,
         saved=("a",),
         input_gradient=(("a",), (0,)),
-        weight_gradients=(
-            WeightGradient(("a",), 0, "weight_ih", "x", _BOTH),
-            WeightGradient(("a",), 0, "weight_hh", "h_prev"),
-        ),
+        weight_gradients=(WeightGradient(("a",), 0, _X_AND_H, _BOTH),),
     )
 
 

@@ -12,13 +12,20 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .block import WORK_WORDS
-from .cells import CELLS, same, total
+from .cells import CELLS, plus_direct, same
 from .options import INNER
 from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import I64, Vector, load_counted, pointer, store_counted, vectors
 from .target import vector_unit
 from .tile import tallest, widest
 from .workers import call
+
+# packed blocks of more bytes than this are read part by part, each for several tiles
+_PART_BYTES = 256 * 1024
+TILES_AT_ONCE = 8
+_TILES_OF_BLOCK = 2 * TILES_AT_ONCE
+# accumulators of that many tiles, at most 24 vectors of 64 bytes each
+SCRATCH_BYTES = TILES_AT_ONCE * 24 * 64
 
 
 def _plane_address(builder, table, index, row, offset):
@@ -131,8 +138,8 @@ def make_product(sums: str, dtype: str):
 
 
 def make_added_product(dtype: str):
-    """One sum that begins with planes 0 and 1 added, and goes to plane 2."""
-    return _make(dtype, (0, 1), total, (), same, (2,), sums=1)
+    """A sum that begins with plane 0; plane 1 is added to it, and it goes to plane 2."""
+    return _make(dtype, (0,), same, (1,), plus_direct, (2,), sums=1)
 
 
 def _make(dtype, begins, start, reads, finish, writes, *, sums):
@@ -144,7 +151,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
         table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
         operand: address of row 0 of the operand, (rows, depth); depth 0 leaves the sums as they begin
         packed: address of the packed matrix, (groups, depth, sums, lanes), zeros for units that are not there
-        scratch: address of room for one tile of accumulators
+        scratch: address of room for SCRATCH_BYTES of accumulators
     """
     size = vectors(dtype, 1).itemsize
     lanes = vector_unit().lanes(size)
@@ -158,6 +165,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
     start = njit(**INNER)(start)
     finish = njit(**INNER)(finish)
 
+    tile_bytes = max((rows + 1) * widest(sums, rows + 1) for rows in range(most_rows)) * sums * vector_bytes
+
     def stage(key, arguments):
         tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
         operand, operand_stride, packed, depth, scratch = arguments[7:]
@@ -168,33 +177,65 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
         taller = rows - low * tiles  # so many tiles have one row more
         most_groups = group_limits[low if taller else low - 1]
         group_bytes = depth * sums * vector_bytes
-        group = first_group
-        while group < last_group:
-            groups = most_groups
-            while groups > last_group - group:
-                groups //= 2
-            row = first_row
-            for number in range(tiles):
-                height = low + 1 if number < taller else low
-                place = scratch
-                for r in range(row, row + height):
-                    for g in range(group, group + groups):
-                        unit = g * lanes
-                        put(place, start(*read_begins(table, r, unit * size, units - unit)))
-                        place += sums * vector_bytes
-                if depth > 0:
-                    call(
-                        tile, (height, groups, scratch, operand + row * operand_stride, operand_stride,
-                        packed + group * group_bytes, group_bytes, depth))  # fmt: skip
-                place = scratch
-                for r in range(row, row + height):
-                    for g in range(group, group + groups):
-                        unit = g * lanes
-                        count = units - unit
-                        values = get(place) + read(table, r, unit * size, count)
-                        write(table, r, unit * size, count, finish(*values))
-                        place += sums * vector_bytes
-                row += height
-            group += groups
+        # the operand's rows of one block stay in the second-level cache while the groups of units pass by
+        for first_of_block in range(0, tiles, _TILES_OF_BLOCK):
+            last_of_block = min(first_of_block + _TILES_OF_BLOCK, tiles)
+            group = first_group
+            while group < last_group:
+                groups = most_groups
+                while groups > last_group - group:
+                    groups //= 2
+                # where the packed blocks of these groups outgrow the cache, several tiles share each part of them
+                parts = (groups * group_bytes + _PART_BYTES - 1) // _PART_BYTES
+                part = (depth + parts - 1) // parts if parts > 1 else max(depth, 1)
+                at_once = TILES_AT_ONCE if parts > 1 else 1
+                for first_tile in range(first_of_block, last_of_block, at_once):
+                    last_tile = min(first_tile + at_once, last_of_block)
+                    start_row = first_row + first_tile * low + min(first_tile, taller)
+                    row = start_row
+                    place = scratch
+                    for number in range(first_tile, last_tile):
+                        within = place
+                        for _ in range(low + 1 if number < taller else low):
+                            for g in range(group, group + groups):
+                                unit = g * lanes
+                                put(within, start(*read_begins(table, row, unit * size, units - unit)))
+                                within += sums * vector_bytes
+                            row += 1
+                        place += tile_bytes
+                    for k in range(0, depth, part):
+                        row = start_row
+                        place = scratch
+                        for number in range(first_tile, last_tile):
+                            height = low + 1 if number < taller else low
+                            call(
+                                tile,
+                                (
+                                    height,
+                                    groups,
+                                    place,
+                                    operand + row * operand_stride + k * size,
+                                    operand_stride,
+                                    packed + group * group_bytes + k * sums * vector_bytes,
+                                    group_bytes,
+                                    min(part, depth - k),
+                                ),
+                            )
+                            row += height
+                            place += tile_bytes
+                    row = start_row
+                    place = scratch
+                    for number in range(first_tile, last_tile):
+                        within = place
+                        for _ in range(low + 1 if number < taller else low):
+                            for g in range(group, group + groups):
+                                unit = g * lanes
+                                count = units - unit
+                                values = get(within) + read(table, row, unit * size, count)
+                                write(table, row, unit * size, count, finish(*values))
+                                within += sums * vector_bytes
+                            row += 1
+                        place += tile_bytes
+                group += groups
 
     return stage

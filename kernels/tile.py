@@ -21,26 +21,30 @@ from numba.extending import intrinsic
 from .simd import I32, I64, Vector, call_fma, load_counted, pointer, splat, vectors
 from .target import vector_unit
 
-# accumulators kept in registers, leaving some for operand and packed vectors: of 32 registers 24, of 16 12
-_ACCUMULATORS = {32: 24, 16: 12}
-# groups abreast in the tallest tiles, so that a loaded row element meets 3 or 4 vectors
-_GROUPS_ABREAST = {1: 4, 2: 2, 3: 1, 4: 1}
+# the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
+# accumulators, registers hold a row of packed vectors and a broadcast element: with 16 registers and 4 sums, a third
+# row would spill, and was measured at half the speed.
+_TALLEST = {32: {1: (6, 4), 2: (6, 2), 3: (8, 1), 4: (6, 1)}, 16: {1: (6, 2), 2: (6, 1), 3: (4, 1), 4: (2, 1)}}
 # at most so many vectors abreast in the low tiles: enough independent chains to hide the multiply-add's latency
 _VECTORS_ABREAST = 8
 
 
 def tallest(sums: int) -> int:
     """The most rows of a tile whose units have `sums` sums each."""
-    return _ACCUMULATORS[vector_unit().registers] // (sums * _GROUPS_ABREAST[sums])
+    return _TALLEST[vector_unit().registers][sums][0]
 
 
 def widest(sums: int, rows: int) -> int:
     """The most groups, a power of two, abreast in a tile of that many rows."""
+    registers = vector_unit().registers
+    most_rows, most_groups = _TALLEST[registers][sums]
+    accumulators = most_rows * most_groups * sums
     groups = 1
-    budget = _ACCUMULATORS[vector_unit().registers]
-    while rows * sums * 2 * groups <= budget and sums * 2 * groups <= _VECTORS_ABREAST:
+    while True:
+        abreast = 2 * groups * sums
+        if abreast > _VECTORS_ABREAST or rows * abreast > accumulators or (rows + 1) * abreast + 1 > registers:
+            return groups
         groups *= 2
-    return groups
 
 
 def shapes(sums: int) -> list[tuple[int, int]]:

@@ -1,5 +1,7 @@
 """Weight gradients: out += gateᵀ @ operand, summed over the rows of all steps.
 
+Gates that meet two operands, x and h, are transposed once for both.
+
 Rows are taken 256 at a time. Within such a block each element is one chain of fused multiply-adds that starts from 0;
 the blocks are then added in order. That bounds the rounding error of long sequences, and does not depend on threads or
 vector width.
@@ -14,17 +16,20 @@ from .target import vector_unit
 from .tile import tallest, transpose, widest
 from .workers import call, load_word, share
 
-# --- a job: one product, words of int64 --------------------------------------------------------------------------
+# --- a job: the gradients that some gates' gradients give, words of int64 ------------------------------------------
 GATE = 0  # address of the gate gradients, (rows, width)
 GATE_ROW = 1  # bytes from row to row
-WIDTH = 2  # how many gate gradients: rows of the result
-OPERAND = 3  # address of what they multiply, (rows, units)
-OPERAND_ROW = 4
-UNITS = 5  # columns of the result
-ROWS = 6  # steps x batch
-OUT = 7  # address of the gradient, (width, units), contiguous; added to
-BIAS = 8  # address of (width,), where the sums of the gate gradients are added; or 0
-JOB_WORDS = 9
+WIDTH = 2  # how many gate gradients: rows of the results
+ROWS = 3  # steps x batch
+BIAS = 4  # address of (width,), where the sums of the gate gradients are added; or 0
+PRODUCTS = 5  # 1 or 2 products, each described by the words
+PRODUCT = 6  # at PRODUCT + 8 * number:
+OPERAND, OPERAND_ROW, UNITS, OUT, EDGE, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = range(8)
+# what is multiplied, (rows, units): address of row 0, bytes from row to row, units
+# address of the gradient, (width, units), contiguous; added to
+# rows EDGE .. EDGE + EDGE_ROWS - 1 are elsewhere: the address of the first of them, and bytes from row to row
+PRODUCT_WORDS = 8
+JOB_WORDS = PRODUCT + 2 * PRODUCT_WORDS
 
 BLOCK_ROWS = 256
 _TILE_VECTORS = 32  # room for the accumulators of one tile
@@ -32,8 +37,8 @@ _WIDTH_AT_ONCE = 96  # so many transposed gate rows stay in the second-level cac
 
 
 def scratch_numbers(units: int, lanes: int) -> int:
-    """How many numbers of scratch a thread needs for a gradient of that many columns."""
-    groups = -(-units // lanes)
+    """How many numbers of scratch a thread needs; `units`: of both operands of a job together."""
+    groups = -(-units // lanes) + 1
     return groups * lanes * BLOCK_ROWS + (_WIDTH_AT_ONCE + lanes) * BLOCK_ROWS + _TILE_VECTORS * lanes
 
 
@@ -51,21 +56,47 @@ def make_weight_gradient(dtype: str):
     line_bytes = BLOCK_ROWS * size
 
     @njit(**OPTIONS)
-    def pack_operand(source, source_row, units, rows, target):
-        """(rows, units) to (groups, rows, lanes)."""
+    def pack_rows(source, source_row, units, rows, target, group_bytes):
+        """Rows of `units` numbers to (groups, row, lanes)."""
         for group in range((units + lanes - 1) // lanes):
             unit = group * lanes
             place = source + unit * size
+            put_at = target + group * group_bytes
             for _ in range(rows):
-                store(target, lanes, load(place, units - unit))
+                store(put_at, lanes, load(place, units - unit))
                 place += source_row
-                target += vector_bytes
+                put_at += vector_bytes
+
+    @njit(**OPTIONS)
+    def pack_operand(product, start, rows, target):
+        """Rows start .. start + rows - 1 of a product's operand to (groups, rows, lanes)."""
+        units = load_word(product + 8 * UNITS)
+        stride = load_word(product + 8 * OPERAND_ROW)
+        operand = load_word(product + 8 * OPERAND)
+        edge = load_word(product + 8 * EDGE)
+        edge_row = load_word(product + 8 * EDGE_ROW)
+        # up to three runs of rows: before the edge, in it, behind it
+        first = min(max(edge - start, 0), rows)
+        last = min(max(edge + load_word(product + 8 * EDGE_ROWS) - start, 0), rows)
+        group_bytes = rows * vector_bytes
+        pack_rows(operand + start * stride, stride, units, first, target, group_bytes)
+        pack_rows(
+            load_word(product + 8 * EDGE_OPERAND) + (start + first - edge) * edge_row,
+            edge_row,
+            units,
+            last - first,
+            target + first * vector_bytes,
+            group_bytes,
+        )
+        pack_rows(
+            operand + (start + last) * stride, stride, units, rows - last, target + last * vector_bytes, group_bytes
+        )
 
     @njit(**OPTIONS)
     def turn_gate(source, source_row, width, rows, target):
         """(rows, width) to (width, 256), of which `rows` columns are filled."""
-        for first in range(0, width, lanes):
-            for row in range(0, rows, lanes):
+        for row in range(0, rows, lanes):
+            for first in range(0, width, lanes):
                 turn(
                     source + row * source_row + first * size,
                     source_row,
@@ -122,25 +153,32 @@ def make_weight_gradient(dtype: str):
     def add(key, arguments):
         tile, job, thread, threads, scratch = arguments
         first, last = share(load_word(job + 8 * WIDTH), thread, threads)
-        units = load_word(job + 8 * UNITS)
-        gate_row = load_word(job + 8 * GATE_ROW)
-        operand_row = load_word(job + 8 * OPERAND_ROW)
-        all_rows = load_word(job + 8 * ROWS)
-        bias = load_word(job + 8 * BIAS)
         if first == last:
             return
-        turned = scratch + ((units + lanes - 1) // lanes) * vector_bytes * BLOCK_ROWS
-        sums = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
+        products = load_word(job + 8 * PRODUCTS)
+        gate_row = load_word(job + 8 * GATE_ROW)
+        all_rows = load_word(job + 8 * ROWS)
+        bias = load_word(job + 8 * BIAS)
         for start in range(0, all_rows, BLOCK_ROWS):
             rows = min(BLOCK_ROWS, all_rows - start)
             gate = load_word(job + 8 * GATE) + start * gate_row
-            pack_operand(load_word(job + 8 * OPERAND) + start * operand_row, operand_row, units, rows, scratch)
-            if bias != 0:
-                add_bias(gate + first * size, gate_row, last - first, rows, bias + first * size)
+            turned = scratch
+            for number in range(products):
+                product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
+                pack_operand(product, start, rows, turned)
+                turned += ((load_word(product + 8 * UNITS) + lanes - 1) // lanes) * rows * vector_bytes
+            sums = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
             for part in range(first, last, _WIDTH_AT_ONCE):
                 width = min(_WIDTH_AT_ONCE, last - part)
                 turn_gate(gate + part * size, gate_row, width, rows, turned)
-                out = load_word(job + 8 * OUT) + part * units * size
-                add_block(tile, turned, width, scratch, rows, units, out, sums)
+                if bias != 0:
+                    add_bias(gate + part * size, gate_row, width, rows, bias + part * size)
+                operand = scratch
+                for number in range(products):
+                    product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
+                    units = load_word(product + 8 * UNITS)
+                    out = load_word(product + 8 * OUT) + part * units * size
+                    add_block(tile, turned, width, operand, rows, units, out, sums)
+                    operand += ((units + lanes - 1) // lanes) * rows * vector_bytes
 
     return add

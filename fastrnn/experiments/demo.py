@@ -96,16 +96,19 @@ def _train(arguments: argparse.Namespace) -> int:
     generator = np.random.default_rng((arguments.seed, 1))
     try:
         batches = text.batches(split.train, arguments.batch, arguments.steps, generator)
+    except ValueError as error:
+        arguments.refuse(str(error))
+    try:
         size = (arguments.cell, arguments.hidden, arguments.layers)
         model = CharacterModel(split.vocabulary, *size, seed=arguments.seed)
     except (ValueError, MemoryError) as error:
-        arguments.refuse(str(error))
+        arguments.refuse(f"--hidden, --layers: no such model can be made: {error}")
 
     show = best_display(arguments.plain)
     learnt, held_out = f"{len(split.train):,}", f"{len(split.held_out):,}"
     show.say(f"Python's language reference: {learnt} characters to learn from, {held_out} held out")
     show.say(f"{_description(model)}, {_count(get_num_threads(), 'thread')}")
-    with show.waiting("Compiling, which later runs on this machine will not need to"):
+    with show.waiting("Preparing the kernels, which are compiled once on each machine"):
         model.warm_up(arguments.batch, arguments.steps)
 
     status = 0
@@ -125,7 +128,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     with show.waiting("Reading the held-out text"):
         bits = _held_out_bits(split, model)
-    show.chart("Held-out text, bits per character", bits)
+    show.chart("Held-out text, bits per character: less is better", bits)
     _show_sample(show, model, arguments)
     return status
 

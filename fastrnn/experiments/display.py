@@ -96,10 +96,11 @@ class _RedrawnLine:
         if now - self.drawn < _REDRAW and fraction < 1.0:
             return
         self.drawn = now
-        full = round(_BAR * fraction)
-        bar = "#" * full + "-" * (_BAR - full)
-        columns = _columns(self.stream)
-        line = f"{self.title} [{bar}] {fraction:4.0%}  {figures}  {seconds_left:.0f} s left"[: columns - 1]
+        text = f" {fraction:4.0%}  {figures}  {seconds_left:.0f} s left"
+        room = _columns(self.stream) - 1
+        width = max(0, min(_BAR, room - len(f"{self.title} []{text}")))
+        full = round(width * fraction)
+        line = f"{self.title} [{'#' * full}{'-' * (width - full)}]{text}"[:room]
         print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
         self.width = len(line)
 
@@ -167,11 +168,12 @@ class RichDisplay:
     def chart(self, title: str, values: Mapping[str, float]) -> None:
         from rich.table import Table
 
-        table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, show_header=False)
+        table = Table(box=None, show_header=False)
         largest = max(values.values())
         for n, (name, value) in enumerate(values.items(), 1):
             style = "bold green" if n == len(values) else ""
             table.add_row(name, f"{value:.3f}", "█" * round(_BAR * value / largest), style=style)
+        self.console.print(f"\n{title}", style="bold", markup=False)
         self.console.print(table)
 
     def passage(self, title: str, text: str) -> None:

@@ -1,0 +1,215 @@
+"""`python -m fastrnn check`: every cell, type and option on this machine's kernels, against the reference."""
+
+import argparse
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from . import __version__
+from .check_cases import CELLS, DTYPES, Case, cases
+from .check_report import Quantity
+from .checking import expect, judge
+from .experiments.blas import use_one_thread
+from .experiments.display import Display, RichDisplay, best_display
+from .threads import get_num_threads, set_num_threads
+
+_NAMED = 6  # how many quantities the list of failures names for each configuration
+_SECONDS = 0.1  # what a configuration may take, before there is an experience of it
+
+
+class Result(NamedTuple):
+    """What came of a case: for each number of threads the quantities, or the exception."""
+
+    case: Case
+    quantities: dict[int, tuple[Quantity, ...]]
+    exceptions: dict[int, Exception]
+
+    @property
+    def ok(self) -> bool:
+        return not self.exceptions and all(q.ok for quantities in self.quantities.values() for q in quantities)
+
+    def worst_of_each(self) -> list[Quantity]:
+        """Each quantity where it is worst among the numbers of threads."""
+        return [max(same, key=Quantity.badness) for same in zip(*self.quantities.values(), strict=True)]
+
+    def failures(self) -> Iterator[str]:
+        """Lines that say what failed."""
+        for threads, exception in self.exceptions.items():
+            yield f"{self._name(threads)}: {type(exception).__name__}: {exception}".splitlines()[0]
+        for threads, quantities in self.quantities.items():
+            failed = [f"{q.name} ({q.note})" if q.note else q.name for q in quantities if not q.ok]
+            more = [f"{len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+            if failed:
+                yield f"{self._name(threads)}: {', '.join(failed[:_NAMED] + more)}"
+
+    def _name(self, threads: int) -> str:
+        return f"{self.case.cell} {self.case.dtype} {self.case}, {_count(threads, 'thread')}"
+
+
+def run_case(case: Case, threads: Sequence[int]) -> Result:
+    layer = case.layer()
+    expected = expect(layer, case.x(), None, seed=0)
+    result = Result(case, {}, {})
+    for number in threads:
+        set_num_threads(number)
+        try:
+            result.quantities[number] = judge(layer, expected).quantities
+        except Exception as exception:  # a kernel that this machine cannot compile, say: the others are still of use
+            result.exceptions[number] = exception
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = f"only these, of {', '.join(CELLS)}"
+    parser.add_argument("--cell", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="CELL", help=names)
+    parser.add_argument("--dtype", choices=DTYPES, help="only this one")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="of the kernels (1, and one for each processor)")
+    parser.add_argument("--verbose", action="store_true", help="show every output and gradient")
+    parser.add_argument("--plain", action="store_true", help="plain text, even where rich is installed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the options say. Returns the exit status: 1 if anything is outside its bound."""
+    show = best_display(arguments.plain)
+    before = get_num_threads()
+    threads = [arguments.threads] if arguments.threads else sorted({1, before})
+    dtypes = (arguments.dtype,) if arguments.dtype else DTYPES
+    chosen = cases(arguments.cell, dtypes, max(threads))
+    use_one_thread()
+    for line in _machine(threads):
+        show.say(line)
+    show.say("The first run on a machine compiles the kernels, which takes a minute or two.\n")
+
+    start = time.perf_counter()
+    results = []
+    try:
+        with show.progress("Checking") as report:
+            for number, case in enumerate(chosen):
+                each = (time.perf_counter() - start) / number if number else _SECONDS
+                report(number / len(chosen), f"{case.cell} {case.dtype}", each * (len(chosen) - number))
+                results.append(run_case(case, threads))
+            report(1.0, _count(len(results), "configuration"), 0.0)
+    finally:
+        set_num_threads(before)
+
+    show.say("")
+    _show_table(show, _header(arguments.verbose), list(_lines(results, arguments.verbose)))
+    show.say("\nErrors are relative to the largest value of the float64 reference.")
+    if not arguments.verbose:
+        show.say("Each row names the output or gradient nearest to its bound; --verbose shows all.")
+    return _conclude(show, results, time.perf_counter() - start)
+
+
+def _conclude(show: Display, results: list[Result], seconds: float) -> int:
+    failed = [result for result in results if not result.ok]
+    if not failed:
+        show.say(f"\nAll {len(results)} configurations are within their bounds ({seconds:.1f} s).")
+        return 0
+    show.say(f"\n{len(failed)} of {_count(len(results), 'configuration')} FAILED ({seconds:.1f} s):")
+    for result in failed:
+        for line in result.failures():
+            show.say(f"  {line}")
+    for exception in [e for result in failed for e in result.exceptions.values()][:1]:
+        print("\nThe first exception:", file=sys.stderr)
+        traceback.print_exception(exception)
+    return 1
+
+
+Row = tuple[str, ...]
+
+
+def _header(verbose: bool) -> Row:
+    return ("configuration", "quantity" if verbose else "worst", "error", "bound", "")
+
+
+def _lines(results: list[Result], verbose: bool) -> Iterator[str | Row]:
+    """The table: a heading for each cell and dtype, and the rows below it."""
+    last = ""
+    for result in results:
+        heading = f"{result.case.cell} {result.case.dtype}"
+        if heading != last:
+            yield heading
+        last = heading
+        verdict = "ok" if result.ok else "FAILED"
+        quantities = result.worst_of_each()
+        if verbose or not quantities:
+            yield (str(result.case), "", "", "", verdict)
+        else:
+            yield (str(result.case), *_figures(max(quantities, key=Quantity.badness)), verdict)
+        if verbose:
+            for quantity in quantities:
+                yield (f"  {quantity.shape}", *_figures(quantity), "" if quantity.ok else "FAILED")
+
+
+def _figures(quantity: Quantity) -> Row:
+    return (quantity.name, f"{quantity.error:.1e}", f"{quantity.bound:.1e}")
+
+
+def _show_table(show: Display, header: Row, lines: list[str | Row]) -> None:
+    if isinstance(show, RichDisplay):
+        _show_rich_table(show, header, lines)
+        return
+    rows = [header, *(line for line in lines if not isinstance(line, str))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for line in (header, *lines):
+        if isinstance(line, str):
+            show.say(f"\n{line}")
+        else:
+            show.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _show_rich_table(show: RichDisplay, header: Row, lines: list[str | Row]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for title in header:
+        table.add_column(title, no_wrap=title != "configuration")
+    for line in lines:
+        if isinstance(line, str):
+            table.add_row()
+            table.add_row(Text(line, style="bold cyan"))
+        else:
+            styles = ("", "", "", "dim", "bold red" if line[-1] == "FAILED" else "green")
+            table.add_row(*map(Text, line, styles))
+    show.console.print(table)
+
+
+def _machine(threads: Sequence[int]) -> Iterator[str]:
+    import numba
+    from numba.core.registry import cpu_target
+
+    from .kernels.target import vector_unit
+
+    versions = f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    yield f"{versions}, Numba {numba.__version__}, {platform.system()} {platform.machine()}"
+    unit = vector_unit()
+    _, name, _ = cpu_target.target_context.codegen().magic_tuple()
+    yield f"CPU {_cpu_name()} (LLVM: {name}), {unit.bits}-bit vectors, {unit.registers} vector registers"
+    yield f"Threads: {' and '.join(map(str, threads))}"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _threads(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {value!r}")
+    return int(value)

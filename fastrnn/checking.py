@@ -1,0 +1,238 @@
+"""Kernels against the reference, for one layer on one input: the outputs and every gradient.
+
+The truth is what the reference computes in float64 from the layer's own parameters. An error is the largest difference
+from it among the finite values of an array, relative to the largest magnitude there.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from . import validation
+from .check_report import Quantity, Report
+from .layers import _Recurrent
+from .parameters import GATES
+from .validation import State
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Bound(NamedTuple):
+    """The largest error allowed in an array: the larger of
+
+    least + of_chain * sqrt(n)  n: the terms of the longest sum in the layer
+    of_reference * e            e: the reference's own error in the layer's dtype
+    """
+
+    least: float
+    of_chain: float
+    of_reference: float
+
+
+_EPS = 2.0**-23  # of float32
+
+BOUNDS = {
+    # The reference is the truth here and its own error 0, but see `_errors_of_perturbed`. Sums of thousands of terms
+    # round to some 1e-14.
+    "float64": Bound(1e-12, 0.0, 4.0),
+    # 4: as accurate as plain float32 arithmetic on this very layer and input. But on few numbers the reference may be
+    # exact by luck: 8 eps are what the roundings and the 2-ulp functions of one step can add up to. And each sum of the
+    # kernels is one chain of n roundings that add up like random steps, where NumPy sums in blocks.
+    "float32": Bound(8 * _EPS, _EPS / 4, 4.0),
+}
+
+_PERTURBED_RUNS = 8
+
+
+def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, seed: int = 0) -> Report:
+    """Compare a layer, as it is, with the reference on the same parameters and input.
+
+    x      as for calling the layer
+    state  the initial state; random if omitted, not zero: zeros would hide errors
+    seed   of that state and of the gradients of y and the final state, all standard normal
+
+    Compared are the outputs of a call and of `vjp`, and the gradients of x, the initial state and every parameter (see
+    `BOUNDS`). Where the reference in the layer's dtype gives NaN or infinity, the layer must give the same, and nowhere
+    else. A layer with dropout that is in training is compared under the masks it would draw next. Its parameters,
+    training flag and dropout generator stay as they are.
+
+    The reference is NumPy and keeps every step: its time and memory are many times those of the layer. Where a layer
+    makes rounding grow until no digit is left, there is nothing to compare, and the report says so.
+
+    TypeError or ValueError for an argument of a wrong type, dtype or shape.
+    """
+    if not isinstance(layer, _Recurrent):
+        raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
+    return judge(layer, expect(layer, x, state, validation.size("seed", seed, least=0)))
+
+
+class Inputs(NamedTuple):
+    """What a layer is run on, laid out as its caller does."""
+
+    x: np.ndarray
+    state: State
+    dy: np.ndarray
+    dstate: State
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Inputs":
+        def of_state(state: State) -> State:
+            return tuple(map(function, state)) if isinstance(state, tuple | list) else function(state)
+
+        return Inputs(function(self.x), of_state(self.state), function(self.dy), of_state(self.dstate))
+
+
+class Expected(NamedTuple):
+    """What the reference makes of a layer's inputs."""
+
+    reference: _Recurrent  # in the layer's place and dtype
+    inputs: Inputs
+    truth: Arrays  # in float64
+    same: Arrays  # in the layer's dtype
+
+
+def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int) -> Expected:
+    """Run the reference in the layer's place. Arguments as in `check`."""
+    layout = layer._layout
+    _, zeros, batched = layout.inputs(x, state)
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(layer.dtype)
+
+    def random_state() -> State:
+        return layout.given_state(tuple(normal(*z.shape) for z in zeros), batched)
+
+    state = random_state() if state is None else state
+    inputs = Inputs(x, state, normal(*x.shape[:-1], layout.output_size), random_state())
+    double, reference = np.dtype(np.float64), _twin(layer, layer.dtype)
+    truth = _run(_twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
+    same = truth if layer.dtype == double else _run(reference, inputs)
+    return Expected(reference, inputs, truth, same)
+
+
+def judge(layer: _Recurrent, expected: Expected) -> Report:
+    """Run the layer on the inputs and compare: the part of `check` that can be repeated."""
+    _, inputs, truth, same = expected
+    results = _run(layer, inputs)
+    bound = BOUNDS[layer.dtype.name]
+    least = bound.least + bound.of_chain * math.sqrt(_longest_sum(layer, inputs.x))
+    own_errors = {name: _error(same[name], truth[name], layer.dtype) for name in truth}
+
+    def compare() -> tuple[Quantity, ...]:
+        allowed = {name: max(least, bound.of_reference * own_errors[name]) for name in truth}
+        return tuple(_compare(name, results[name], truth[name], same[name], allowed[name]) for name in truth)
+
+    quantities = compare()
+    if not all(q.ok for q in quantities):
+        for errors in _errors_of_perturbed(expected):
+            own_errors = {name: max(own_errors[name], errors[name]) for name in truth}
+        quantities = compare()
+    return Report(f"{layer!r}, x {inputs.x.shape}", quantities)
+
+
+def _run(layer: _Recurrent, inputs: Inputs) -> dict[str, np.ndarray]:
+    """All that is compared, by name. The dropout generator is left as it was found."""
+    masks = layer._generator.bit_generator
+    before = masks.state
+    try:
+        y, state_n = layer(inputs.x, inputs.state)
+        masks.state = before
+        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state)
+        gradients = backward(inputs.dy, inputs.dstate)
+    finally:
+        masks.state = before
+    return {
+        "y": y,
+        **_named("{}_n", state_n),
+        "vjp y": vjp_y,
+        **_named("vjp {}_n", vjp_state_n),
+        "dx": gradients.x,
+        **_named("d{}_0", gradients.state),
+        **{f"d{name}": gradient for name, gradient in gradients.parameters.items()},
+    }
+
+
+def _twin(layer: _Recurrent, dtype: np.dtype) -> _Recurrent:
+    """The layer on the reference backend: the same parameters in `dtype`, and the same dropout masks to come."""
+    twin = copy.copy(layer)
+    twin.backend, twin.dtype, twin._generator = "reference", dtype, copy.deepcopy(layer._generator)
+    twin._allocate()
+    for name, parameter in layer.parameters.items():
+        twin.parameters[name][...] = parameter
+    return twin
+
+
+def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
+    """More of the reference's errors: on numbers that were moved by up to one unit in the last place.
+
+    One run may be right by luck where rounding decides: in sums that cancel, or in relu's derivative where its argument
+    is almost 0. And a layer may make rounding grow from step to step, in float64 too. So before anything is called
+    wrong, the reference gets more chances to be. The price: among millions of relu units some are always that near
+    0, and the bound of dx then lets errors of that size pass.
+    """
+    generator = np.random.default_rng(0)
+    dtype = expected.reference.dtype
+    eps = np.finfo(dtype).eps
+
+    def moved(values: np.ndarray) -> np.ndarray:
+        return values * (1 + eps * generator.uniform(-1, 1, values.shape)).astype(values.dtype)
+
+    for _ in range(_PERTURBED_RUNS):
+        twin = _twin(expected.reference, dtype)
+        for parameter in twin.parameters.values():
+            parameter[...] = moved(parameter)
+        perturbed = _run(twin, expected.inputs.mapped(moved))
+        yield {name: _error(perturbed[name], truth, dtype) for name, truth in expected.truth.items()}
+
+
+def _longest_sum(layer: _Recurrent, x: np.ndarray) -> int:
+    """The most terms in a sum of the layer: forward, backward, or over steps and batch in a parameter's gradient."""
+    output_size = layer.proj_size or layer.hidden_size
+    forward = max(sequence.input_size for sequence in layer.sequences) + output_size
+    return max(forward, GATES[layer.cell] * layer.hidden_size, x.size // layer.input_size)
+
+
+def _compare(name: str, result: np.ndarray, truth: np.ndarray, same: np.ndarray, allowed: float) -> Quantity:
+    """`result` against `truth`; `same` is what the reference gave in the layer's dtype."""
+    if (result.shape, result.dtype) != (same.shape, same.dtype):
+        note = f"expected {same.dtype} {same.shape}, got {result.dtype} {result.shape}"
+        return Quantity(name, same.shape, math.inf, allowed, False, note)
+    error = _error(result, truth, same.dtype)
+    differing = np.count_nonzero(_kinds(result) != _kinds(same))
+    special = np.count_nonzero(_kinds(same))
+    note = ""
+    if differing:
+        note = f"{differing} of {same.size} values NaN or infinite on one side only"
+    elif special:
+        note = f"{special} of {same.size} values NaN or infinite on both sides alike"
+    elif allowed >= 1:
+        note = "rounding leaves no digit to compare"
+    return Quantity(name, same.shape, error, allowed, error <= allowed and not differing, note)
+
+
+def _kinds(values: np.ndarray) -> np.ndarray:
+    """0 for finite values, other numbers for NaN, infinity and minus infinity."""
+    return np.isnan(values) + 2 * np.isposinf(values) + 3 * np.isneginf(values)
+
+
+def _error(values: np.ndarray, truth: np.ndarray, dtype: np.dtype) -> float:
+    """The largest difference among finite values, relative to the largest magnitude of the truth.
+
+    Magnitudes so small that underflow in `dtype` costs them digits on the way count as the smallest that is not.
+    """
+    limits = np.finfo(dtype)
+    magnitude = max(_largest(truth, np.isfinite(truth)), float(limits.tiny) / float(limits.eps))
+    with np.errstate(invalid="ignore"):  # infinity less infinity, where nothing is compared
+        return _largest(values - truth, np.isfinite(values) & np.isfinite(truth)) / magnitude
+
+
+def _largest(values: np.ndarray, where: np.ndarray) -> float:
+    return float(np.max(np.abs(values), where=where, initial=0.0))
+
+
+def _named(name: str, state: State) -> dict[str, np.ndarray]:
+    arrays = state if isinstance(state, tuple) else (state,)
+    return {name.format(letter): array for letter, array in zip("hc", arrays, strict=False)}
