@@ -120,27 +120,50 @@ def _compile(arity, key):
     return cfunc(types.void(*[types.int64] * arity), nogil=True, cache=True)(entry)
 
 
-@njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
-def run_alone(kernel, block, block_bytes, teams):
-    """Run a kernel on one thread, for each of `teams` blocks that lie `block_bytes` apart."""
-    for team in range(teams):
-        call(kernel, (0, 1, block + team * block_bytes))
+def _make_run_alone(stamp):
+    @njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
+    def run_alone(kernel, block, block_bytes, teams):
+        if stamp == 0:  # never: the stamp is here to be closed over, like the keys above
+            return
+        for team in range(teams):
+            call(kernel, (0, 1, block + team * block_bytes))
+
+    return run_alone
 
 
-@njit("void(int64, int64, int64, int64, int64)", nogil=True, cache=True, parallel=True)
-def run_together(kernel, block, block_bytes, teams, team_size):
+def _make_run_together(stamp):
+    @njit("void(int64, int64, int64, int64, int64)", nogil=True, cache=True, parallel=True)
+    def run_together(kernel, block, block_bytes, teams, team_size):
+        if stamp == 0:
+            return
+        for worker in prange(teams * team_size):
+            team = worker // team_size
+            place = block + team * block_bytes
+            if gather(place, team_size):
+                call(kernel, (worker - team * team_size, team_size, place))
+        for team in range(teams):
+            place = block + team * block_bytes
+            if load_word(place) < 0:
+                store_word(place, 0)
+                call(kernel, (0, 1, place))
+
+    return run_together
+
+
+_stamp = int(source_hash()[:15], 16) | 1
+# (kernel, block, block_bytes, teams): run a kernel on one thread, for each of `teams` blocks, block_bytes apart
+run_alone = _make_run_alone(_stamp)
+
+
+@cache
+def _run_together():
+    return _make_run_together(_stamp)
+
+
+def run_together(kernel: int, block: int, block_bytes: int, teams: int, team_size: int) -> None:
     """Run a kernel on `teams` blocks at once, each with `team_size` threads.
 
-    The thread pool may grant fewer threads than asked. Then a team does not come together, and its block is done here
-    afterwards.
+    The thread pool may grant fewer threads than asked. Then a team does not come together, and its block is done
+    afterwards by one thread.
     """
-    for worker in prange(teams * team_size):
-        team = worker // team_size
-        place = block + team * block_bytes
-        if gather(place, team_size):
-            call(kernel, (worker - team * team_size, team_size, place))
-    for team in range(teams):
-        place = block + team * block_bytes
-        if load_word(place) < 0:
-            store_word(place, 0)
-            call(kernel, (0, 1, place))
+    _run_together()(kernel, block, block_bytes, teams, team_size)

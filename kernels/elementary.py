@@ -1,7 +1,7 @@
 """exp, sigmoid and tanh on SIMD vectors.
 
 All three rest on eʳ - 1 = r + r²·P(r) for |r| <= ln 2 / 2, after x = n·ln 2 + r. P is the Chebyshev fit on that
-interval (degree 5 for float32, 9 for float64); its error is below a twentieth of the last place. Measured over all
+interval (degree 5 for float32, 9 for float64); its error is below 2⁻³⁰ and 2⁻⁵⁵ relative. Measured over all
 2³² float32 inputs by `python -m bench.elementary`: at most 2 units in the last place, and NaN, ±inf and subnormal
 results come out as they should. Every step is one IEEE operation, so the bits do not depend on the vector's width.
 """

@@ -282,7 +282,7 @@ def test_the_table_of_bounds_is_the_designs():
 )
 def test_the_bound_in_float32_grows_with_the_longest_sum_and_the_references_own_error(layer, x, terms, monkeypatch):
     eps = np.finfo(np.float32).eps
-    assert min(q.bound for q in fastrnn.check(layer, x).quantities) == pytest.approx(eps * (8 + np.sqrt(terms)))
+    assert min(q.bound for q in fastrnn.check(layer, x).quantities) == pytest.approx(eps * (8 + np.sqrt(terms) / 4))
     monkeypatch.setitem(checking.BOUNDS, "float32", checking.Bound(0.0, 0.0, 1e6))
     reference = checking.expect(layer, x, None, 0).reference
     own = {q.name: q.error for q in fastrnn.check(reference, x).quantities}

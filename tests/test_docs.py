@@ -1,0 +1,189 @@
+"""What README.md and docs/ say: their examples run, their errors come, and what they link to and name exists."""
+
+import re
+import shlex
+import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastrnn.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("fastrnn", "kernels", "tests", "bench", "docs")
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The code blocks of that language."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", read(page), re.M | re.S)
+
+
+def prose(page):
+    """The page without its code blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", read(page), flags=re.M | re.S)
+
+
+def anchors(page):
+    """The names that GitHub gives the headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# The examples
+
+
+@pytest.fixture(scope="module")
+def example():
+    """What the README's Python blocks leave behind, run one after the other."""
+    namespace = {}
+    for block in blocks(README, "python"):
+        exec(block, namespace)
+    return namespace
+
+
+def test_the_readmes_python_does_what_its_comments_say(example):
+    lstm, x = example["lstm"], example["x"]
+    assert example["y"].shape == (20, 8, 64)
+    assert example["h_n"].shape == example["c_n"].shape == (2, 8, 64)
+    y, _ = lstm(x)
+    assert np.mean(y**2) < np.mean(example["y"] ** 2)  # it was a step downhill
+    assert example["y_t"].tobytes() == y[-1, 0].tobytes()
+    out = np.empty(64, "float32")
+    assert example["stream"].step(x[0, 0], out=out) is out
+    assert out.tobytes() == y[0, 0].tobytes()
+
+
+def errors(page):
+    """(expression, type, message) of each error shown."""
+    shown = re.findall(r"^>>> (.+)\n(\w+): (.+)$", "".join(blocks(page, "pycon")), re.M)
+    assert 3 * len(shown) == sum(block.count("\n") + block.count(">>> ") for block in blocks(page, "pycon"))
+    return shown
+
+
+@pytest.mark.parametrize(("expression", "kind", "message"), errors(README))
+def test_the_errors_shown_are_those_that_come(example, expression, kind, message):
+    with pytest.raises(Exception, match=f"^{re.escape(message)}$") as raised:
+        eval(expression, example)
+    assert raised.type.__name__ == kind
+    assert f"| `{kind}` |" in read(README)
+
+
+def test_the_command_line_refuses_as_shown(capsys):
+    (block,) = blocks(README, "console")
+    command, *expected = block.splitlines()
+    words = shlex.split(command)
+    assert words[:4] == ["$", "python", "-m", "fastrnn"]
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(words[4:])
+    assert capsys.readouterr().err.splitlines()[-len(expected) :] == expected
+
+
+# The commands
+
+
+def test_both_commands_install_extras_that_exist():
+    install = "python3 -m venv .venv && . .venv/bin/activate && pip install -e"
+    commands = "".join(blocks(README, "sh"))
+    assert f"{install} '.[cli]' && python -m fastrnn demo\n" in commands
+    assert f"{install} '.[test,cli]' && pytest\n" in commands
+    table = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", read(ROOT / "pyproject.toml"), re.M | re.S)[1]
+    extras = set(re.findall(r"^(\w+) = ", table, re.M))
+    named = {extra for each in re.findall(r"\.\[([\w,]+)\]", read(README)) for extra in each.split(",")}
+    assert named == {"cli", "test", "bench"}
+    assert named <= extras
+
+
+def test_ci_installs_and_runs_what_the_readme_does():
+    script = read(ROOT / ".ci" / "run")
+    assert {"test", "cli"} <= set(re.search(r"pip install .*'\.\[([\w,]+)\]'", script)[1].split(","))
+    assert re.search(r"^pytest$", script, re.M)
+
+
+@every_page
+def test_commands_exist(page):
+    named = set(re.findall(r"python -m fastrnn (\w+)", read(page)))
+    assert named <= set(COMMANDS)
+    if page == README:
+        assert named == set(COMMANDS)
+        assert all(find_spec(module) for module, _ in COMMANDS.values())
+    for module in re.findall(r"python -m (bench[.\w]*)", read(page)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_options_of_the_bench_exist():
+    options = set(re.findall(r"python -m bench.*?(--[\w-]+)", read(README)))
+    source = read(ROOT / "bench" / "__main__.py")
+    assert [option for option in options if f'"{option}"' not in source] == []
+
+
+# What is linked to and named
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@every_page
+def test_files_named_exist(page):
+    there = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
+    named = re.findall(r"`([\w./]+\.(?:py|md|svg|toml|json))`", prose(page))
+    assert [name for name in named if name not in there and not (ROOT / name).exists()] == []
+
+
+def test_the_picture_shows_modules_that_exist():
+    picture = ElementTree.parse(ROOT / "docs" / "architecture.svg")
+    names = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "name"]
+    assert len(names) > 15
+    folders = ("fastrnn", "kernels")
+    assert [name for name in names if not any((ROOT / folder / f"{name}.py").exists() for folder in folders)] == []
+
+
+# What is generated, and what is not typed
+
+
+def test_the_readme_has_room_for_the_measured_table():
+    text = read(README)
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
+    source = read(ROOT / "bench" / "report.py")
+    assert f'"{BEGIN}"' in source
+    assert f'"{END}"' in source
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/mathematics.md", "docs/architecture.md"])
+def test_no_figure_of_speed_is_typed_by_hand(name):
+    text = re.sub(f"{BEGIN}.*{END}", "", read(ROOT / name), flags=re.S)
+    assert re.findall(r"\b\d[\d.,]*\s?(?:x|ms|µs|us|ns|[GT]FLOP\S*|GB/s|times)(?![\w-])", text) == []
+
+
+def test_formulas_are_whole():
+    page = ROOT / "docs" / "mathematics.md"
+    displayed = blocks(page, "math")
+    inline = re.findall(r"\$([^$]+)\$", re.sub(r"`[^`]*`", "", prose(page)))
+    assert prose(page).count("$") == 2 * len(inline)
+    for formula in (*displayed, *inline):
+        assert formula.count("{") == formula.count("}"), formula
+        assert formula.count(r"\begin{") == formula.count(r"\end{"), formula
+    # GitHub may take these for Markdown before it sees the formula
+    assert [formula for formula in inline if re.search(r"[^\w\s]_|\\[^a-zA-Z]|\*", formula)] == []
