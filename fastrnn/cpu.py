@@ -1,5 +1,6 @@
 """The CPU backend of one layer: lays out what the kernels work on, and runs them."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,7 @@ class CpuLayer:
         self.weights = Weights(self.cell, parameters, dtype, self.lanes)
         self._planes = {"forward": forward_planes(self.cell), "backward": backward_planes(self.cell)}
         self._plans: dict[tuple, Plan] = {}
+        self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -98,8 +100,7 @@ class CpuLayer:
             states_n = (h_n, np.empty((D, B, H), self.dtype) if save else states[1].copy())
             c_0, c_n = address(states[1]), address(states_n[1])
         if save:
-            kept = empty((D, T, B, len(self.cell.saved) * H), self.dtype)
-            saved = Saved(x, states, y, kept, empty((D, T, B, H) if self.cell.has_cell_state else (0,), self.dtype))
+            saved = Saved(x, states, y, *self._memory_to_save(T, B))
             gates, cells = address(saved.gates), address(saved.cells)
         plan = self._plan("forward_saving" if save else "forward", T, B)
         plan.run(address(x), address(states[0]), c_0, address(y), c_n, gates, cells, weights)
@@ -129,6 +130,7 @@ class CpuLayer:
             address(dy) if dy is not None else 0, address(dstates_0[0]), dc_0, address(dx), address(dflat),
             address(weights),
         )  # fmt: skip
+        self._idle.append((saved.gates, saved.cells))
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
             for direction in self.parameters.views(dflat)
@@ -136,6 +138,22 @@ class CpuLayer:
         for direction in gradients:
             self._copy_shared_biases(direction)
         return (dx[0] if self.directions == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0, gradients
+
+    def _memory_to_save(self, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
+
+        The system hands large arrays out page by page: a training loop would spend a tenth of its time on that.
+        """
+        shape = (self.directions, T, B, len(self.cell.saved) * self.hidden_size)
+        try:
+            idle = self._idle.pop()
+        except IndexError:
+            pass
+        else:
+            if idle[0].shape == shape:
+                return idle
+        cells = (*shape[:3], self.hidden_size) if self.cell.has_cell_state else (0,)
+        return empty(shape, self.dtype), empty(cells, self.dtype)
 
     def _copy_shared_biases(self, gradients: dict[str, np.ndarray]) -> None:
         """A sum that is the gradient of two biases was computed for the first."""

@@ -55,7 +55,7 @@ _MAKERS = {
     "stage": (make_stage, 12),
     "product": (make_product, 12),
     "added_product": (make_added_product, 12),
-    "tile": (make_tile, 8),
+    "tile": (make_tile, 9),
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
     "checksum": (make_checksum, 3),
@@ -107,10 +107,10 @@ def _compile(arity, key):
         def entry(a, b, c, d, e):
             _run(key, (a, b, c, d, e))
 
-    elif arity == 8:
+    elif arity == 9:
 
-        def entry(a, b, c, d, e, f, g, h):
-            _run(key, (a, b, c, d, e, f, g, h))
+        def entry(a, b, c, d, e, f, g, h, i):
+            _run(key, (a, b, c, d, e, f, g, h, i))
 
     else:
 

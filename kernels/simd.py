@@ -148,6 +148,14 @@ def pointer(builder, address, pointee):
     return builder.inttoptr(address, pointee.as_pointer())
 
 
+def prefetch(builder, address):
+    """Ask for the cache line at an address to be brought into the second-level cache."""
+    place = pointer(builder, address, I8)
+    function = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, I32, I32, I32])
+    read, second_level, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
+    builder.call(function, [place, read, second_level, data])
+
+
 def _mask(builder, count, lanes):
     """Lanes 0 .. count-1 set."""
     narrow = builder.trunc(count, I32)
@@ -228,8 +236,16 @@ def vectors(dtype: str, lanes: int) -> SimpleNamespace:
 
         return vector(element.numba), lower
 
+    @intrinsic
+    def fetch(typing, address):
+        def lower(context, builder, sig, args):
+            prefetch(builder, args[0])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), lower
+
     return SimpleNamespace(
-        type=vector, lanes=lanes, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast
+        fetch=fetch, type=vector, lanes=lanes, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast
     )
 
 

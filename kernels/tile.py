@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .simd import I32, I64, Vector, call_fma, load_counted, pointer, splat, vectors
+from .simd import I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
 from .target import vector_unit
 
 # the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
@@ -53,12 +53,12 @@ def shapes(sums: int) -> list[tuple[int, int]]:
 
 
 def _define_tile(module, name, vector, rows, groups, sums):
-    """void tile(accumulators, operand, operand stride, packed, group stride, depth): addresses and byte strides."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 6), name)
+    """void tile(accumulators, operand, operand stride, packed, group stride, depth, soon): addresses, byte strides."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 7), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    accumulators, operand, operand_stride, packed, group_stride, depth = function.args
+    accumulators, operand, operand_stride, packed, group_stride, depth, soon = function.args
     size = vector.element.itemsize
     vector_bytes = vector.lanes * size
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -96,6 +96,7 @@ def _define_tile(module, name, vector, rows, groups, sums):
         phi = builder.phi(vector.llvm)
         phi.add_incoming(value, entry)
         sums_before.append(phi)
+    prefetch(builder, builder.add(soon, builder.mul(k, ir.Constant(I64, vector_bytes))))
     weights = []
     first_vector = builder.mul(k, ir.Constant(I64, sums))
     for group in range(groups):
@@ -130,17 +131,18 @@ def _define_tile(module, name, vector, rows, groups, sums):
 def make_tile(sums: str, dtype: str):
     """Make the tiles for units of that many sums, behind one switch.
 
-    tile(rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth), depth positive:
+    tile(rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon), depth positive:
         rows, groups: one of `shapes(sums)`
         accumulators: [row][group][sum] vectors, read and written
         operand: [row] lines, `operand_stride` bytes apart, of `depth` numbers
         packed: [group] blocks, `group_stride` bytes apart, of [k][sum] vectors
+        soon: `depth` vectors from here on will be needed soon, and are brought nearer
     """
     number = int(sums)
     vector = Vector(dtype, vector_unit().lanes(vectors(dtype, 1).itemsize))
 
     @intrinsic
-    def choose(typing, shape, accumulators, operand, operand_stride, packed, group_stride, depth):
+    def choose(typing, shape, accumulators, operand, operand_stride, packed, group_stride, depth, soon):
         def lower(context, builder, sig, args):
             shape, *rest = args
             done = builder.append_basic_block("multiplied")
@@ -159,11 +161,11 @@ def make_tile(sums: str, dtype: str):
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), lower
+        return types.void(*[types.int64] * 8), lower
 
     def tile(key, arguments):
-        rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth = arguments
-        choose((rows << 8) + groups, accumulators, operand, operand_stride, packed, group_stride, depth)
+        rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon = arguments
+        choose((rows << 8) + groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon)
 
     return tile
 

@@ -2,7 +2,7 @@
 
 Gates that meet two operands, x and h, are transposed once for both.
 
-Rows are taken 256 at a time. Within such a block each element is one chain of fused multiply-adds that starts from 0;
+Rows are taken 512 at a time. Within such a block each element is one chain of fused multiply-adds that starts from 0;
 the blocks are then added in order. That bounds the rounding error of long sequences, and does not depend on threads or
 vector width.
 """
@@ -31,7 +31,7 @@ OPERAND, OPERAND_ROW, UNITS, OUT, EDGE, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = rang
 PRODUCT_WORDS = 8
 JOB_WORDS = PRODUCT + 2 * PRODUCT_WORDS
 
-BLOCK_ROWS = 256
+BLOCK_ROWS = 512
 _TILE_VECTORS = 32  # room for the accumulators of one tile
 _WIDTH_AT_ONCE = 96  # so many transposed gate rows stay in the second-level cache
 
@@ -46,7 +46,7 @@ def make_weight_gradient(dtype: str):
     """add(tile, job, thread, threads, scratch): this thread's part of one job, by rows of the result."""
     lanes = vector_unit().lanes(vectors(dtype, 1).itemsize)
     vector = vectors(dtype, lanes)
-    load, store, size = vector.load, vector.store, vector.itemsize
+    load, store, fetch, size = vector.load, vector.store, vector.fetch, vector.itemsize
     vector_bytes = lanes * size
     turn = transpose(dtype, lanes)
     most_rows = tallest(1)
@@ -94,7 +94,7 @@ def make_weight_gradient(dtype: str):
 
     @njit(**OPTIONS)
     def turn_gate(source, source_row, width, rows, target):
-        """(rows, width) to (width, 256), of which `rows` columns are filled."""
+        """(rows, width) to (width, 512), of which `rows` columns are filled."""
         for row in range(0, rows, lanes):
             for first in range(0, width, lanes):
                 turn(
@@ -120,7 +120,7 @@ def make_weight_gradient(dtype: str):
 
     @njit(**OPTIONS)
     def add_block(tile, gate, width, operand, rows, units, out, sums):
-        """out (width, units) += gate (width, 256) @ operand (groups, rows, lanes)."""
+        """out (width, units) += gate (width, 512) @ operand (groups, rows, lanes)."""
         zero = broadcast(0)
         all_groups = (units + lanes - 1) // lanes
         tiles = (width + most_rows - 1) // most_rows
@@ -135,11 +135,27 @@ def make_weight_gradient(dtype: str):
             row = 0
             for number in range(tiles):
                 height = low + 1 if number < taller else low
-                for index in range(height * groups):
-                    put(sums + index * vector_bytes, (zero,))
+                place = sums
+                for r in range(row, row + height):
+                    for g in range(group, group + groups):
+                        put(place, (zero,))
+                        fetch(out + (r * units + g * lanes) * size)
+                        place += vector_bytes
+                soon = (group + groups) % all_groups + min(number, groups - 1)
                 call(
-                    tile, (height, groups, sums, gate + row * line_bytes, line_bytes,
-                    operand + group * rows * vector_bytes, rows * vector_bytes, rows))  # fmt: skip
+                    tile,
+                    (
+                        height,
+                        groups,
+                        sums,
+                        gate + row * line_bytes,
+                        line_bytes,
+                        operand + group * rows * vector_bytes,
+                        rows * vector_bytes,
+                        rows,
+                        operand + soon * rows * vector_bytes,
+                    ),
+                )
                 place = sums
                 for r in range(row, row + height):
                     for g in range(group, group + groups):

@@ -31,8 +31,10 @@ class CharacterModel:
     hidden_size     H
     num_layers      of the recurrent layers
     embedding_size  E: each character is a vector of this width at the input
+    dropout         probability with which, in `gradients`, each element of each layer's output is zeroed (the others
+                    are scaled by 1 / (1 - dropout)); less than 1
     dtype           "float32" or "float64"
-    seed            of the initial parameters; None for different ones each time
+    seed            of the initial parameters and of dropout; None for different ones each time
     backend         of the recurrent layers
     """
 
@@ -44,6 +46,7 @@ class CharacterModel:
         num_layers: int = 1,
         *,
         embedding_size: int = 64,
+        dropout: float = 0.0,
         dtype: str = "float32",
         seed: int | None = None,
         backend: str | None = None,
@@ -56,12 +59,19 @@ class CharacterModel:
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "embedding_size": embedding_size,
+            "dropout": dropout,
             "dtype": dtype,
         }
-        self.layer = CELLS[cell](embedding_size, hidden_size, num_layers, dtype=dtype, seed=seed, backend=backend)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout}")
+        between = dropout if num_layers > 1 else 0.0
+        self.layer = CELLS[cell](
+            embedding_size, hidden_size, num_layers, dropout=between, dtype=dtype, seed=seed, backend=backend
+        )
+        self._dropout = dropout
         if cell == "lstm":
             self._open_forget_gates()
-        generator = np.random.default_rng(seed)
+        generator, self._dropout_generator = np.random.default_rng(seed).spawn(2)
         size, bound = len(vocabulary), hidden_size**-0.5
         self.embedding = generator.standard_normal((size, embedding_size)).astype(dtype)
         self.head_weight = generator.uniform(-bound, bound, (size, hidden_size)).astype(dtype)
@@ -91,6 +101,7 @@ class CharacterModel:
         inputs  (T, B) integers
         state   of the layers, as they take and return it; None for zeros
         """
+        self.layer.eval()
         y, state = self.layer(self.embedding[inputs], state)
         return y @ self.head_weight.T + self.head_bias, state
 
@@ -102,18 +113,29 @@ class CharacterModel:
         inputs, targets  (T, B) integers
         state            as in `logits`; the gradient does not go back beyond it
         """
+        self.layer.train()
         (y, state), backward = self.layer.vjp(self.embedding[inputs], state)
-        y_flat = y.reshape(-1, y.shape[-1])
+        mask = self._mask(y)
+        y_flat = (y * mask).reshape(-1, y.shape[-1])
         logits = y_flat @ self.head_weight.T
         logits += self.head_bias
         nats, dlogits = softmax_cross_entropy(logits, targets.ravel())
-        layer_gradients = backward((dlogits @ self.head_weight).reshape(y.shape))
+        dy = (dlogits @ self.head_weight).reshape(y.shape)
+        dy *= mask
+        layer_gradients = backward(dy)
         own = {
             "embedding": self._embedding_gradient(inputs.ravel(), layer_gradients.x),
             "head_weight": dlogits.T @ y_flat,
             "head_bias": dlogits.sum(axis=0),
         }
         return nats, own | layer_gradients.parameters, state
+
+    def _mask(self, y: np.ndarray) -> np.ndarray:
+        """Factors for the elements of y: 0 where dropout drops one. All 1, of shape (), without dropout."""
+        if not self._dropout:
+            return np.ones((), y.dtype)
+        kept = self._dropout_generator.random(y.shape, dtype=np.float32) >= self._dropout
+        return kept * y.dtype.type(1.0 / (1.0 - self._dropout))
 
     def _embedding_gradient(self, inputs: np.ndarray, dx: np.ndarray) -> np.ndarray:
         """For each character (V, E), the sum of dx (T, B, E) over where it stands in inputs (T*B,)."""
@@ -148,14 +170,17 @@ class CharacterModel:
         temperature  divides the logits: below 1 the likely gets likelier; at 0 always the likeliest is taken
         seed         of the choice; None for a different one each time
         """
+        if not start:
+            raise ValueError("start: expected at least one character")
         generator = np.random.default_rng(seed)
-        logits, state = self.logits(self.vocabulary.encode(start)[:, None])
-        sampled = []
-        for _ in range(length):
-            index = _choose(logits[-1, 0], temperature, generator)
-            sampled.append(index)
-            logits, state = self.logits(np.array([[index]]), state)
-        return self.vocabulary.decode(np.array(sampled, np.intp))
+        stream = self.layer.stream()
+        for index in self.vocabulary.encode(start):
+            y = stream.step(self.embedding[index])
+        sampled = np.empty(length, np.intp)
+        for n in range(length):
+            sampled[n] = _choose(self.head_weight @ y + self.head_bias, temperature, generator)
+            y = stream.step(self.embedding[sampled[n]])
+        return self.vocabulary.decode(sampled)
 
     def warm_up(self, batch: int, steps: int) -> None:
         """Have everything compiled that training on such batches, scoring and sampling call."""
