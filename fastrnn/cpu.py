@@ -90,7 +90,7 @@ class CpuLayer:
         """As `Sequence.forward`."""
         T, B, _ = x.shape
         D, H, R = self.directions, self.hidden_size, self.output_size
-        weights = address(self.weights.current(self.weights.forward))
+        weights = self.weights.current(self.weights.forward)  # held until the kernels have read it
         y = np.empty((T, B, D * R), self.dtype)
         h_n = np.empty((D, B, R), self.dtype)
         states_n: tuple[np.ndarray, ...] = (h_n,)
@@ -103,7 +103,7 @@ class CpuLayer:
             saved = Saved(x, states, y, *self._memory_to_save(T, B))
             gates, cells = address(saved.gates), address(saved.cells)
         plan = self._plan("forward_saving" if save else "forward", T, B)
-        plan.run(address(x), address(states[0]), c_0, address(y), c_n, gates, cells, weights)
+        plan.run(address(x), address(states[0]), c_0, address(y), c_n, gates, cells, address(weights))
         h_n[0] = y[-1, :, :R]
         if D == 2:
             h_n[1] = y[0, :, R:]

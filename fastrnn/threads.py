@@ -1,6 +1,7 @@
 """How many threads the kernels use, and starting them safely."""
 
 import os
+import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 
@@ -19,7 +20,6 @@ class _Pool:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.started = False
         self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
         self.lock = threading.Lock()
         self.guard: AbstractContextManager[object] | None = (
@@ -27,8 +27,20 @@ class _Pool:
         )
 
     def after_fork(self) -> None:
-        self.lost = self.lost or self.started
+        self.lost = self.lost or _numba_has_threads()
         self.lock = threading.Lock()
+
+
+def _numba_has_threads() -> bool:
+    """Whether Numba's pool has been started, by this package or by other code."""
+    numba = sys.modules.get("numba")
+    if numba is None:
+        return False
+    try:
+        numba.threading_layer()
+    except ValueError:  # its way to say no
+        return False
+    return True
 
 
 _pool = _Pool()
@@ -109,7 +121,6 @@ class _FirstEntry:
     def __exit__(self, *exception: object) -> None:
         from numba import threading_layer
 
-        _pool.started = True
         if _pool.guard is None:
             _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
         _pool.lock.release()

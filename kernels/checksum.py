@@ -1,7 +1,8 @@
 """Noticing that weights have changed: 64 bits of a buffer's contents.
 
-Each of 32 lanes runs s = (s ⊕ word) · odd (mod 2⁶⁴), which is one-to-one in s for a given word and in the word for a
-given s: a change of a single word always shows, and several changes cancel with a chance of about 2⁻⁶⁴.
+Each of 32 lanes runs s = rotate((s ⊕ word) · odd) (mod 2⁶⁴), which is one-to-one in s for a given word and in the word
+for a given s: a change of a single word always shows, and several changes cancel with a chance of about 2⁻⁶⁴. Without
+the rotation the highest bit would reach no other, and two changes of sign would cancel.
 """
 
 from llvmlite import ir
@@ -12,6 +13,7 @@ from .simd import I32, I64, pointer
 from .workers import load_word, store_word
 
 _ODD = 0x9E3779B97F4A7C15
+_ROTATION = 29
 _VECTORS, _LANES = 4, 8
 _BLOCK_BYTES = _VECTORS * _LANES * 8
 
@@ -21,13 +23,24 @@ BYTES = 9  # a multiple of 4
 RESULT = 10
 
 
+def _mix(builder, state, word):
+    """One round, on integers or vectors of them."""
+
+    def constant(value):
+        vector = isinstance(state.type, ir.VectorType)
+        return ir.Constant(state.type, [value] * state.type.count if vector else value)
+
+    product = builder.mul(builder.xor(state, word), constant(_ODD))
+    low = builder.lshr(product, constant(64 - _ROTATION))
+    return builder.or_(builder.shl(product, constant(_ROTATION)), low)
+
+
 @intrinsic
 def _fold(typing, address, blocks):
     """The checksum of so many whole blocks of 256 bytes."""
 
     def lower(context, builder, sig, args):
         vector = ir.VectorType(I64, _LANES)
-        odd = ir.Constant(vector, [_ODD] * _LANES)
         before = builder.block
         loop = builder.append_basic_block("blocks")
         done = builder.append_basic_block("folded")
@@ -43,7 +56,7 @@ def _fold(typing, address, blocks):
         for i, state in enumerate(states):
             word = builder.load(pointer(builder, builder.add(place, ir.Constant(I64, 64 * i)), vector), typ=vector)
             word.align = 4
-            after.append(builder.mul(builder.xor(state, word), odd))
+            after.append(_mix(builder, state, word))
             state.add_incoming(start[i], before)
             state.add_incoming(after[i], loop)
         next_number = builder.add(number, ir.Constant(I64, 1))
@@ -59,7 +72,7 @@ def _fold(typing, address, blocks):
         for state in states:
             for lane in range(_LANES):
                 element = builder.extract_element(state, ir.Constant(I32, lane))
-                result = builder.mul(builder.xor(result, element), ir.Constant(I64, _ODD))
+                result = _mix(builder, result, element)
         return result
 
     return types.int64(types.int64, types.int64), lower
@@ -71,7 +84,7 @@ def _fold_last(typing, state, address):
 
     def lower(context, builder, sig, args):
         narrow = builder.load(pointer(builder, args[1], I32), typ=I32)
-        return builder.mul(builder.xor(args[0], builder.zext(narrow, I64)), ir.Constant(I64, _ODD))
+        return _mix(builder, args[0], builder.zext(narrow, I64))
 
     return types.int64(types.int64, types.int64), lower
 

@@ -151,12 +151,15 @@ def _sigmoid_vector(x):
     down = 2.0**offset
 
     def implementation(x):
-        # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, only the last
-        # product can be subnormal, and the denominator is rounded twice but never by half a place of the result
+        # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, and only the last
+        # product can be subnormal. 1 + 2ⁿ is exact for most n, and `rest` what it lacks else, so that the denominator
+        # is rounded once where it matters: σ neither errs by more than 2 places nor falls from one n to the next.
         y = select_less(-x, low, low, -x)
         q, shifted = _reduce(select_greater(y, high, high, y))
         scale = power_of_two(shifted, offset)
-        return (1.0 / (fma(scale, q, down) + scale)) * down
+        base = scale + down
+        rest = down - (base - scale)
+        return (1.0 / (fma(scale, q, base) + rest)) * down
 
     return implementation
 

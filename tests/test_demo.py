@@ -48,7 +48,8 @@ import sys, fastrnn.__main__ as command_line
 try:
     command_line.main(["--help"])
 finally:
-    print([name for name in ("numba", "rich", "fastrnn.experiments.demo", "fastrnn.check_command") if name in sys.modules])
+    heavy = ("numba", "rich", "fastrnn.experiments.demo", "fastrnn.check_command")
+    print([name for name in heavy if name in sys.modules])
 """
     finished = python("-c", code)
     assert finished.returncode == 0, finished.stderr

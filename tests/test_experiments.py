@@ -288,9 +288,43 @@ def test_model_gradients_agree_with_finite_differences(cell):
         np.testing.assert_allclose(gradients[name], differences(loss, parameter), atol=1e-9, err_msg=name)
 
 
+def test_model_gradients_with_dropout_agree_with_finite_differences():
+    """The same elements are dropped again when the generators are set back."""
+    network = model(num_layers=2, dtype="float64", dropout=0.4)
+    random = generator(5)
+    inputs, targets = random.integers(0, 4, (5, 3)), random.integers(0, len(VOCABULARY), (5, 3))
+    generators = [network._dropout_generator.bit_generator, network.layer._generator.bit_generator]
+    states = [each.state for each in generators]
+
+    def loss_and_gradients():
+        for each, state in zip(generators, states, strict=True):
+            each.state = state
+        return network.gradients(inputs, targets)
+
+    _, gradients, _ = loss_and_gradients()
+    for name, parameter in network.parameters.items():
+        expected = differences(lambda: loss_and_gradients()[0], parameter)
+        np.testing.assert_allclose(gradients[name], expected, atol=1e-9, err_msg=name)
+    assert network.gradients(inputs, targets)[0] != network.gradients(inputs, targets)[0]
+    np.testing.assert_array_equal(network.logits(inputs)[0], network.logits(inputs)[0])
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    mask = model(dropout=0.25)._mask(np.zeros((100, 100, 4), np.float32))
+    assert mask.dtype == np.float32
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert mask.mean() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, math.nan])
+def test_a_dropout_that_drops_all_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"^dropout: expected a number from 0 to below 1, got "):
+        model(dropout=dropout)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_model_computes_in_float32(cell):
-    network = model(cell)
+    network = model(cell, dropout=0.5)
     inputs = VOCABULARY.encode(TEXT[:12]).reshape(4, 3)
     logits, _ = network.logits(inputs)
     _, gradients, _ = network.gradients(inputs, inputs)
@@ -326,6 +360,8 @@ def test_a_sample_continues_the_text_and_is_the_same_for_the_same_seed():
     assert len(samples[0]) == 40
     assert set(samples[0]) <= set(TEXT)
     assert network.sample(0) == ""
+    with pytest.raises(ValueError, match=r"^start: expected at least one character$"):
+        network.sample(1, start="")
 
 
 def test_a_sample_at_temperature_zero_takes_the_likeliest_of_each():
@@ -349,7 +385,7 @@ def test_characters_are_drawn_with_their_probabilities(temperature):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_saved_model_comes_back_the_same(cell, tmp_path):
-    network = model(cell, num_layers=2, seed=4)
+    network = model(cell, num_layers=2, seed=4, dropout=0.1)
     path = tmp_path / "model"
     network.save(path)
     network.save(path)  # over the first

@@ -1,0 +1,446 @@
+"""How many threads, and what must hold with many of them: right results, a free interpreter, life after fork.
+
+Run as a program, with the name of one of its functions, it does what cannot be done in the tests' own process.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import assert_same_bits, everything, make_layer, outputs, random_problem
+
+import fastrnn
+from fastrnn import threads as fastrnn_threads
+
+# T, B, I, H, D that two threads share: by hidden units, by rows of the batch, by directions
+SHARED = {"by_units": (9, 2, 130, 129, 1), "by_rows": (9, 16, 40, 60, 1), "by_directions": (9, 3, 70, 90, 2)}
+
+
+def shared(sharing, kind="gru"):
+    """A layer and a problem."""
+    T, B, I, H, D = SHARED[sharing]
+    layer = make_layer(kind, I, H, bidirectional=D == 2)
+    return layer, random_problem(layer, T, B)
+
+
+def run_program(name, **environment):
+    """Run this file as a program; its output."""
+    done = subprocess.run(
+        [sys.executable, __file__, name], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+# How many
+
+
+@pytest.mark.parametrize("number", [2.0, "2", None, True, [2]])
+def test_the_number_of_threads_must_be_an_integer(number, threads):
+    threads(2)
+    with pytest.raises(TypeError, match="number: expected int, got"):
+        fastrnn.set_num_threads(number)
+    assert fastrnn.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_the_number_of_threads_must_be_positive(number, threads):
+    threads(2)
+    with pytest.raises(ValueError, match=f"number: expected at least 1, got {number}"):
+        fastrnn.set_num_threads(number)
+    assert fastrnn.get_num_threads() == 2
+
+
+def show_number():
+    print(fastrnn.get_num_threads())
+
+
+def test_the_default_is_the_processors_this_process_may_use():
+    environment = {name: value for name, value in os.environ.items() if name != "FASTRNN_NUM_THREADS"}
+    command = [sys.executable, __file__, "show_number"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert int(done.stdout) == usable
+
+
+@pytest.mark.parametrize("number", ["1", "3", "100"])
+def test_the_environment_sets_the_default(number):
+    assert run_program("show_number", FASTRNN_NUM_THREADS=number) == [number]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "²"])
+def test_the_environments_number_must_be_positive(value):
+    command = [sys.executable, __file__, "show_number"]
+    done = subprocess.run(
+        command, env=os.environ | {"FASTRNN_NUM_THREADS": value}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "ValueError: FASTRNN_NUM_THREADS: expected a whole number of at least 1, got" in done.stderr
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """A list of the numbers of threads that kernels were run on."""
+    numbers, run = [], fastrnn_threads.run
+
+    def spy(kernel, block, threads, *args, **kwargs):
+        numbers.append(threads)
+        run(kernel, block, threads, *args, **kwargs)
+
+    monkeypatch.setattr(fastrnn_threads, "run", spy)
+    return numbers
+
+
+@pytest.mark.parametrize("sharing", SHARED)
+def test_more_threads_than_numba_has_are_not_used(sharing, threads, started):
+    from numba import config
+
+    layer, problem = shared(sharing)
+    threads(1)
+    expected = everything(layer, problem)
+    started.clear()
+    threads(1000)
+    assert_same_bits(everything(layer, problem), expected)
+    assert 2 <= max(started) <= config.NUMBA_NUM_THREADS
+
+
+def test_numbas_own_number_of_threads_stays_as_it_is(threads):
+    import numba
+
+    layer, problem = shared("by_units")
+    before = numba.get_num_threads()
+    numba.set_num_threads(3)
+    threads(2)
+    outputs(layer, problem)
+    assert numba.get_num_threads() == 3
+    numba.set_num_threads(before)
+
+
+def test_little_work_is_done_by_one_thread(threads, started):
+    layer = make_layer("lstm", 3, 4, bidirectional=True)
+    threads(2)
+    everything(layer, random_problem(layer, 5, 2))
+    assert set(started) == {1}
+
+
+# A team that does not come together
+
+
+@pytest.mark.parametrize(
+    ("sharing", "alone"),
+    [("by_units", [0]), ("by_rows", [0]), ("by_directions", [0]), ("by_directions", [1]), ("by_directions", [0, 1])],
+)
+def test_a_team_that_was_given_up_leaves_its_work_to_one_thread(sharing, alone, threads, monkeypatch):
+    """The first word of a block counts arrivals; negative, it says that someone has stopped waiting."""
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared(sharing)
+    threads(1)
+    expected = everything(layer, problem)
+    run_together = compiled.run_together
+    given_up = []
+
+    def run_some(kernel, block, block_bytes, teams, team_size):
+        for team in alone:
+            ctypes.c_int64.from_address(block + team * block_bytes).value = -(2**40)
+            given_up.append(team)
+        run_together(kernel, block, block_bytes, teams, team_size)
+
+    monkeypatch.setattr(compiled, "run_together", run_some)
+    threads(2)
+    assert_same_bits(everything(layer, problem), expected)
+    assert given_up == 3 * alone  # the call, and forward and backward of the vjp
+
+
+def few_granted():
+    """OpenMP grants one thread of two: the other share never arrives, and waiting for it ends."""
+    layer, problem = shared("by_units")
+    fastrnn.set_num_threads(1)
+    expected = outputs(layer, problem)
+    fastrnn.set_num_threads(2)
+    assert_same_bits(outputs(layer, problem), expected)
+    print(_threading_layer())
+
+
+def test_fewer_threads_than_asked_for_do_the_work():
+    assert run_program("few_granted", OMP_THREAD_LIMIT="1") == [_threading_layer()]
+
+
+def _threading_layer():
+    import numba
+    from fastrnn.kernels import compiled  # noqa: F401  starts Numba's threads
+
+    return numba.threading_layer()
+
+
+# Many callers
+
+
+def run_at_once(functions):
+    """Run the functions, each in a Python thread, all begun at the same moment; the first error, if any, is raised."""
+    barrier, errors = threading.Barrier(len(functions)), []
+
+    def run(function):
+        barrier.wait()
+        try:
+            function()
+        except BaseException as error:  # raised again by the main thread
+            errors.append(error)
+
+    workers = [threading.Thread(target=run, args=(function,)) for function in functions]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if errors:
+        raise errors[0]
+
+
+def check_callers(layers_and_problems, repetitions):
+    expected = []
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(1)
+    for layer, problem in layers_and_problems:
+        fresh = type(layer)(layer.input_size, layer.hidden_size, bidirectional=layer.bidirectional)
+        fresh.load_state_dict(layer.state_dict())
+        expected.append(everything(fresh, problem))
+    fastrnn.set_num_threads(before)
+
+    def caller(number):
+        def call():
+            for _ in range(repetitions):
+                assert_same_bits(everything(*layers_and_problems[number]), expected[number])
+
+        return call
+
+    run_at_once([caller(number) for number in range(len(layers_and_problems))])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("sharing", SHARED)
+def test_many_python_threads_may_call_one_layer(sharing, number, threads):
+    layer, _ = shared(sharing)
+    T, B, *_ = SHARED[sharing]
+    threads(number)
+    check_callers([(layer, random_problem(layer, T, B, seed=seed)) for seed in range(5)], repetitions=4)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_many_python_threads_may_call_different_layers(number, threads):
+    threads(number)
+    check_callers([shared(sharing, kind) for sharing in SHARED for kind in ("lstm", "gru")], repetitions=4)
+
+
+def test_a_running_call_keeps_the_weights_it_began_with(threads, monkeypatch):
+    """Between packing and the time loop, another call finds changed weights and packs them."""
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared("by_rows")
+    threads(2)
+    expected = outputs(layer, problem)
+    loop, run = compiled.kernel("loop forward"), fastrnn_threads.run
+    others = []
+
+    def interrupted(kernel, *args, **kwargs):
+        if kernel == loop and not others:
+            others.append(None)
+            for parameter in layer.parameters.values():
+                parameter *= 2
+            others.append(outputs(layer, problem))
+        run(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(fastrnn_threads, "run", interrupted)
+    assert_same_bits(outputs(layer, problem), expected)
+    assert not np.array_equal(others[1]["y"], expected["y"])
+    assert_same_bits(outputs(layer, problem), others[1])
+
+
+def first_calls():
+    """The first calls of a process, from several threads at once: everything is imported and loaded in them."""
+    fastrnn.set_num_threads(2)
+    work = [shared(sharing, kind) for sharing in SHARED for kind in ("lstm", "gru")]
+    results = {}
+
+    def caller(number):
+        def call():
+            for repetition in range(5):
+                results[number, repetition] = everything(*work[number])
+
+        return call
+
+    run_at_once([caller(number) for number in range(len(work))])
+    fastrnn.set_num_threads(1)
+    for number, (layer, problem) in enumerate(work):
+        expected = everything(layer, problem)
+        for repetition in range(5):
+            assert_same_bits(results[number, repetition], expected)
+    print(_threading_layer())
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_the_first_calls_may_come_from_many_threads_at_once(layer):
+    if layer == "omp":
+        pytest.importorskip("numba.np.ufunc.omppool", reason="this Numba has no OpenMP")
+    assert run_program("first_calls", NUMBA_THREADING_LAYER=layer) == [layer]
+
+
+def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
+    """Another Python thread counts meanwhile. None is made to give way, the interval is endless: the kernel must."""
+    layer = make_layer("lstm", 256, 256)
+    problem = random_problem(layer, 200, 8)
+    threads(1)
+    outputs(layer, problem)
+    counter, advances, stop = [0], [], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            counter[0] += 1
+            time.sleep(0)
+
+    run = fastrnn_threads.run
+
+    def watched(*args, **kwargs):
+        before = counter[0]
+        run(*args, **kwargs)
+        advances.append(counter[0] - before)
+
+    monkeypatch.setattr(fastrnn_threads, "run", watched)
+    interval = sys.getswitchinterval()
+    other = threading.Thread(target=count)
+    sys.setswitchinterval(1000)
+    try:
+        other.start()
+        for _ in range(50):  # on a busy machine the other thread may not get a processor at once
+            outputs(layer, problem)
+            if max(advances) > 0:
+                break
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+    assert max(advances) > 0
+
+
+# After fork
+
+
+def fork_and_check(depth, started, parents_used):
+    """Compute in a child process, `depth` generations down; each must exit well."""
+    layer, problem = shared("by_units")
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, f"child at depth {depth} ended with status {status}"
+        return
+    # os._exit: what the parent has buffered must not be written twice
+    try:
+        started.clear()
+        fastrnn.set_num_threads(1)
+        expected = everything(layer, problem)
+        fastrnn.set_num_threads(2)
+        assert_same_bits(everything(layer, problem), expected)
+        assert not parents_used or set(started) == {1}, started
+        if depth > 1:
+            fork_and_check(depth - 1, started, parents_used)
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _fork(use):
+    started, run = [], fastrnn_threads.run
+
+    def spy(kernel, block, threads, *args, **kwargs):
+        started.append(threads)
+        run(kernel, block, threads, *args, **kwargs)
+
+    fastrnn_threads.run = spy
+    layer, problem = shared("by_units")
+    if use:
+        fastrnn.set_num_threads(use)
+        expected = everything(layer, problem)
+        assert max(started) == use
+    fork_and_check(2, started, parents_used=use == 2)
+    if use:
+        assert_same_bits(everything(layer, problem), expected)
+        assert max(started) == use
+    print("done")
+
+
+def fork_after_two_threads():
+    _fork(2)
+
+
+def fork_after_one_thread():
+    _fork(1)
+
+
+def fork_before_any_call():
+    _fork(0)
+
+
+def fork_after_another_use_of_numbas_threads():
+    from numba import njit, prange
+
+    @njit(parallel=True)
+    def total(n):
+        result = 0
+        for i in prange(n):
+            result += i
+        return result
+
+    total(10)
+    _fork(0)
+
+
+def _in_child(queue):
+    layer, problem = shared("by_units")
+    queue.put(outputs(layer, problem)["y"])
+
+
+def multiprocessing_fork():
+    import multiprocessing
+
+    fastrnn.set_num_threads(2)
+    layer, problem = shared("by_units")
+    expected = outputs(layer, problem)["y"]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_in_child, args=(queue,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert_same_bits({"y": queue.get()}, {"y": expected})
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    print("done")
+
+
+FORKS = [
+    "fork_after_two_threads",
+    "fork_after_one_thread",
+    "fork_before_any_call",
+    "fork_after_another_use_of_numbas_threads",
+    "multiprocessing_fork",
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("program", FORKS)
+def test_forked_processes_compute(program, layer):
+    assert run_program(program, NUMBA_THREADING_LAYER=layer) == ["done"]
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
