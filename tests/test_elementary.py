@@ -29,12 +29,13 @@ SMOOTH = ("exp", "sigmoid", "tanh")
 LN2 = math.log(2)
 TINY = {"float32": 2.0**-149, "float64": 2.0**-1074}
 
-# Where the formula changes: a clamp, an end of the range of results, or the n of eˣ = 2ⁿ·eʳ.
+# Where the formula changes: a clamp, an end of the range of results, a power of two beyond which 1 + eˣ is eˣ; and
+# every n of eˣ = 2ⁿ·eʳ.
 ENDS = {
     ("exp", "float32"): (-104.0, -103.972, -103.28, -87.3365, 0.0, 88.7228, 89.0),
     ("exp", "float64"): (-746.0, -745.133, -744.44, -708.396, 0.0, 709.7827, 710.0),
-    ("sigmoid", "float32"): (-104.0, -103.972, -88.7, -87.3365, 0.0, 16.6, 25.0),
-    ("sigmoid", "float64"): (-746.0, -745.133, -709.8, -708.396, 0.0, 36.7, 40.0),
+    ("sigmoid", "float32"): (-104.0, -103.972, -88.7, -87.3365, -16.63554, 0.0, 16.63554, 25.0),
+    ("sigmoid", "float64"): (-746.0, -745.133, -709.8, -708.396, -36.7368, 0.0, 36.7368, 40.0),
     ("tanh", "float32"): (-10.0, -9.01, -0.55, 0.0, 0.55, 9.01, 10.0),
     ("tanh", "float64"): (-20.0, -19.06, 0.0, 19.06, 20.0),
 }
@@ -80,11 +81,15 @@ def sample(dtype, mantissas=16):
 
 
 def windows(name):
-    """Ranges of float32 inputs for `judge`: some of every exponent and sign, and dense ones around the joins."""
+    """Ranges of float32 inputs for `judge`: some of every exponent and sign, most where the functions are not flat, and
+    dense ones around the joins."""
     rng = np.random.default_rng(0)
-    starts = rng.integers(0, (1 << 23) - 500, (2, 256, 4)) + (np.arange(256) << 23)[:, None]
-    starts[1] += NEGATIVE
-    ranges = [(int(start), 500) for start in starts.ravel()]
+    ranges = []
+    for exponent in range(256):
+        number, size = (60, 16384) if 112 <= exponent <= 133 else (4, 512)  # |x| from 2⁻¹⁵ to 2⁷
+        for sign in (0, NEGATIVE):
+            starts = rng.integers(0, (1 << 23) - size, number) + (exponent << 23) + sign
+            ranges += [(int(start), size) for start in starts]
     for join in joins(name, "float32"):
         centre = int(bits(join.reshape(1))[0])
         ranges.append((centre - 5000, 10000) if centre & (NEGATIVE - 1) else (centre, 5000))
