@@ -152,14 +152,14 @@ def _sigmoid_vector(x):
 
     def implementation(x):
         # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, and only the last
-        # product can be subnormal. 1 + 2ⁿ is exact for most n, and `rest` what it lacks else, so that the denominator
-        # is rounded once where it matters: σ neither errs by more than 2 places nor falls from one n to the next.
+        # product can be subnormal. The denominator is rounded so that it matters least: for n > 0 what is small is
+        # added first; else 1 + 2ⁿ, which is exact or next to 1, and σ does not fall from one n to the next.
         y = select_less(-x, low, low, -x)
         q, shifted = _reduce(select_greater(y, high, high, y))
         scale = power_of_two(shifted, offset)
-        base = scale + down
-        rest = down - (base - scale)
-        return (1.0 / (fma(scale, q, base) + rest)) * down
+        first = select_greater(y, 0.0, down, scale + down)
+        last = select_greater(y, 0.0, scale, 0.0)
+        return (1.0 / (fma(scale, q, first) + last)) * down
 
     return implementation
 
