@@ -43,7 +43,7 @@ class Saved:
 class Plan:
     """One pass for one shape: the template of its argument blocks, and workspaces to run it in.
 
-    A workspace is a block and the kernels' scratch memory; as many exist as calls run at once.
+    As many workspaces exist as calls run at once.
     """
 
     def __init__(self, kernel: str, template: Template, work_bytes: int, workers: int) -> None:
@@ -51,19 +51,30 @@ class Plan:
         self.template = template
         self.work_bytes = work_bytes
         self.workers = workers
-        self._idle: list[tuple[np.ndarray, np.ndarray]] = []
+        self._idle: list[_Workspace] = []
 
     def run(self, *addresses: int) -> None:
         """Run with these addresses of the template's buffers, but for the last, `work`, which is the plan's own."""
+        template = self.template
         try:
-            block, work = self._idle.pop()
+            workspace = self._idle.pop()
         except IndexError:
-            block, work = empty((self.template.words,), np.dtype(np.int64)), empty((self.work_bytes,), _BYTES)
-            self.template.write(block)
-        self.template.fill(block, [*addresses, address(work), 0])
-        threads.run(self.kernel, address(block), self.workers, self.template.block_bytes, self.template.number)
+            workspace = _Workspace(template, self.work_bytes)
+        template.fill(workspace.block, (*addresses, workspace.work_address, 0))
+        threads.run(self.kernel, workspace.block_address, self.workers, template.block_bytes, template.number)
         if len(self._idle) < _MOST_IDLE:
-            self._idle.append((block, work))
+            self._idle.append(workspace)
+
+
+class _Workspace:
+    """A block of argument blocks, and the kernels' scratch memory."""
+
+    def __init__(self, template: Template, work_bytes: int) -> None:
+        self.block = empty((template.words,), np.dtype(np.int64))
+        template.write(self.block)
+        self.block_address = address(self.block)
+        self.work = empty((work_bytes,), _BYTES)
+        self.work_address = address(self.work)
 
 
 class CpuLayer:

