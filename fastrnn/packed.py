@@ -1,6 +1,8 @@
 """The weights of one layer as the kernels read them, packed again when a parameter has changed."""
 
+import os
 import threading
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +136,19 @@ class PackedWeights:
                         plane[:hidden] += values[bias.gate * hidden : (bias.gate + 1) * hidden]
 
 
+_living: "weakref.WeakSet[Weights]" = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: the thread that held one in the parent may not exist here."""
+    for weights in list(_living):
+        weights._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class Weights:
     """The packed weights of both passes, kept as long as no parameter changes."""
 
@@ -148,12 +163,13 @@ class Weights:
         self._block[checksum.ADDRESS] = address(parameters.flat)
         self._block[checksum.BYTES] = parameters.flat.nbytes
         self._block_address = address(self._block)
+        _living.add(self)
 
     def current(self, weights: PackedWeights) -> np.ndarray:
         """The buffer of `forward` or `backward`, packed from the parameters as they are now.
 
         In-place changes are found by a checksum of all parameters: a change of one number always shows, changes of
-        several are missed with a chance of about 2⁻⁶⁴.
+        several, unless they are made for it, are missed with a chance of about 2⁻⁶⁴.
         """
         with self._lock:
             compiled.run_alone(self._kernel, self._block_address, 0, 1)

@@ -1,8 +1,8 @@
 """Noticing that weights have changed: 64 bits of a buffer's contents.
 
 Each of 32 lanes runs s = rotate((s ⊕ word) · odd) (mod 2⁶⁴), which is one-to-one in s for a given word and in the word
-for a given s: a change of a single word always shows, and several changes cancel with a chance of about 2⁻⁶⁴. Without
-the rotation the highest bit would reach no other, and two changes of sign would cancel.
+for a given s: a change of a single word always shows, and several changes, unless they are made for it, cancel with a
+chance of about 2⁻⁶⁴. Without the rotation the highest bit would reach no other, and two changes of sign would cancel.
 """
 
 from llvmlite import ir

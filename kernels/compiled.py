@@ -8,6 +8,7 @@ all that the kernel is made from, a hash of this package's sources among it: no 
 """
 
 import hashlib
+import os
 import threading
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,16 @@ def _choose(key, arguments):
 
 _lock = threading.Lock()
 _kernels: dict[str, object] = {}
+
+
+def _renew_lock() -> None:
+    """In a forked child: the thread that held it in the parent may not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def kernel(name: str) -> int:

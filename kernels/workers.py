@@ -109,7 +109,7 @@ def _give_way(typing):
 
 # A step is far shorter than this many looks; whoever waits longer shares its core with the one it waits for.
 _LOOKS = 2000
-# At the start of a call: about a tenth of a second, then the others are taken not to come.
+# At the start of a call: about a second, then the others are taken not to come.
 _PATIENCE = 20000
 _ABANDONED = -(2**40)
 

@@ -426,7 +426,28 @@ def multiprocessing_fork():
     print("done")
 
 
+def fork_while_another_thread_packs():
+    """A lock that was held at the fork, by a thread that the child does not have, must not stop the child."""
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared("by_rows")
+    expected = outputs(layer, problem)["y"]
+    held = [compiled._lock, *(sequence.kernels().weights._lock for sequence in layer.sequences)]
+    for lock in held:
+        lock.acquire()
+    child = os.fork()
+    if child == 0:
+        compiled.kernel("product 2 float32")
+        os._exit(0 if np.array_equal(outputs(layer, problem)["y"], expected) else 1)
+    for lock in held:
+        lock.release()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    print("done")
+
+
 FORKS = [
+    "fork_while_another_thread_packs",
     "fork_after_two_threads",
     "fork_after_one_thread",
     "fork_before_any_call",
@@ -436,7 +457,9 @@ FORKS = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize(("program", "layer"), [*((program, "default") for program in FORKS), (FORKS[0], "workqueue")])
+@pytest.mark.parametrize(
+    ("program", "layer"), [*((program, "default") for program in FORKS), ("fork_after_two_threads", "workqueue")]
+)
 def test_forked_processes_compute(program, layer):
     assert run_program(program, NUMBA_THREADING_LAYER=layer) == ["done"]
 
