@@ -65,24 +65,16 @@ class CharacterModel:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout}")
         between = dropout if num_layers > 1 else 0.0
-        self.layer = CELLS[cell](
-            embedding_size, hidden_size, num_layers, dropout=between, dtype=dtype, seed=seed, backend=backend
-        )
-        self._dropout = dropout
+        options = {"dropout": between, "dtype": dtype, "seed": seed, "backend": backend}
         if cell == "lstm":
-            self._open_forget_gates()
+            options["forget_bias"] = 1.0  # see `LSTM`
+        self.layer = CELLS[cell](embedding_size, hidden_size, num_layers, **options)
+        self._dropout = dropout
         generator, self._dropout_generator = np.random.default_rng(seed).spawn(2)
         size, bound = len(vocabulary), hidden_size**-0.5
         self.embedding = generator.standard_normal((size, embedding_size)).astype(dtype)
         self.head_weight = generator.uniform(-bound, bound, (size, hidden_size)).astype(dtype)
         self.head_bias = np.zeros(size, dtype)
-
-    def _open_forget_gates(self) -> None:
-        """Add 1 to their biases: Jozefowicz et al., "An empirical exploration of recurrent network architectures"."""
-        H = self.layer.hidden_size
-        for name, parameter in self.layer.parameters.items():
-            if name.startswith("bias_ih"):
-                parameter[H : 2 * H] += 1.0
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
