@@ -158,10 +158,17 @@ class CpuLayer:
         return dx, carried, dc
 
     def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
-        """For each direction {plane of `Cell.saved`: view (T, B, H)}; until a backward pass puts gradients there."""
+        """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.
+
+        A backward pass puts gradients in the place of some of them (see `kernels/cells.py`).
+        """
         T, B, _ = saved.x.shape
         planes = saved.gates.reshape(self.directions, T, B, len(self.cell.saved), self.hidden_size)
-        return [{name: planes[d, :, :, n] for n, name in enumerate(self.cell.saved)} for d in range(self.directions)]
+        cells = [{"c": cells} for cells in saved.cells] if self.cell.has_cell_state else [{}] * self.directions
+        return [
+            {name: planes[d, :, :, n] for n, name in enumerate(self.cell.saved)} | cells[d]
+            for d in range(self.directions)
+        ]
 
     def _run_backward(
         self, kind: str, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...], *results: int
