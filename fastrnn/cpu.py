@@ -133,7 +133,7 @@ class CpuLayer:
         """As `Sequence.backward`."""
         dflat = np.zeros(self.parameters.flat.size, self.dtype)
         dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, address(dflat))
-        self._idle.append((saved.gates, saved.cells))
+        self.release(saved)
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
             for direction in self.parameters.views(dflat)
@@ -156,6 +156,10 @@ class CpuLayer:
         kept = address(carried), 0 if dc is None else address(dc)
         dx, _ = self._run_backward("backward_keeping", saved, dy, dstates, *kept)
         return dx, carried, dc
+
+    def release(self, saved: Saved) -> None:
+        """Let the next forward pass have the memory of what this one kept, which nobody reads any more."""
+        self._idle.append((saved.gates, saved.cells))
 
     def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
         """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.

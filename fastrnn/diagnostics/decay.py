@@ -13,11 +13,11 @@ def fitted(log_curve: np.ndarray) -> float:
 
     Only finite points count; NaN if there are less than two.
     """
-    finite = np.isfinite(log_curve)
-    if finite.sum() < 2:
+    lags = np.flatnonzero(np.isfinite(log_curve))
+    if len(lags) < 2:
         return math.nan
-    slope = np.polynomial.Polynomial.fit(np.flatnonzero(finite), log_curve[finite], 1).convert().coef
-    return math.exp(slope[1]) if len(slope) > 1 else 1.0
+    centred = lags - lags.mean()
+    return math.exp(centred @ log_curve[lags] / (centred @ centred))
 
 
 def half_life(factor: float) -> float:

@@ -104,6 +104,7 @@ def gradient_flow(
         gradients = run.backward(index, upstream, dstates)
         upstream = gradients.dx
         found[:0] = [_measure(gradients, d, gates[d]) for d in range(D)]
+        run.layers[index].release()
     smallest = float(np.finfo(run.layer.dtype).tiny)
     logs = [each.log_transmitted(smallest) for each in found]
     rates = [decay.fitted(fit) for _, fit in logs]

@@ -86,7 +86,7 @@ def jacobians(
     with one_thread(), np.errstate(all="ignore"):
         return Jacobians(
             matrices,
-            spectral_radius(matrices),
+            np.abs(np.linalg.eigvals(matrices)).max(axis=1),
             np.linalg.norm(matrices, 2, axis=(1, 2)),
             lyapunov_exponents(matrices),
             f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}",
@@ -168,29 +168,6 @@ _JACOBIANS: dict[str, Callable[[Values, Values], np.ndarray]] = {
     "rnn_tanh": rnn_tanh,
     "rnn_relu": rnn_relu,
 }
-
-
-def spectral_radius(matrices: np.ndarray) -> np.ndarray:
-    """The largest magnitude of an eigenvalue of each matrix, (N, S, S) -> (N,).
-
-    As the limit of |J^k|^(1/k) (Gelfand 1941), k doubled by squaring, until log|.|/k is settled to 10 digits. Computing
-    all eigenvalues takes several times as long.
-    """
-    power = matrices
-    log_radius = np.zeros(len(matrices))
-    for doublings in range(_MOST_DOUBLINGS):
-        norms = np.linalg.norm(power, axis=(1, 2))
-        change = np.log(norms) / 2.0**doublings
-        log_radius += change
-        # a power that is exactly 0 stays it; its norm must not be divided by
-        power = power / np.where(norms > 0, norms, 1.0)[:, None, None]
-        if not (np.abs(change) > _SETTLED).any() or not np.isfinite(log_radius).any():
-            break
-        power = power @ power
-    return np.exp(log_radius)
-
-
-_MOST_DOUBLINGS, _SETTLED = 48, 1e-10
 
 
 def lyapunov_exponents(matrices: np.ndarray) -> np.ndarray:

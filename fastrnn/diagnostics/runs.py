@@ -57,6 +57,10 @@ class LayerRun:
         now = self.values(direction)["hc"[state]]
         return np.concatenate([self.states[state][direction][None], now[:-1]])
 
+    def release(self) -> None:
+        """Give the memory of what was kept back: nothing here is read afterwards."""
+        self.sequence.kernels().release(self.saved)
+
 
 @dataclass(frozen=True)
 class LayerGradients:
