@@ -187,9 +187,8 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
-        header = {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
         with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(header)), **self._parameters)  # type: ignore[arg-type]
+            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **self._parameters)  # type: ignore[arg-type]
 
     @classmethod
     def load(
@@ -205,11 +204,20 @@ class _Recurrent:
         ValueError if it is another kind of file, or holds a layer of another class.
         """
         header, arrays = _read(path)
+        return cls._from_header(header, arrays, device=device, seed=seed, backend=backend)
+
+    def _header(self) -> dict[str, Any]:
+        """What a file says of the layer beside its parameters."""
+        return {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
+
+    @classmethod
+    def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
+        """The layer that a file holds: what `_header` gave, and the parameters."""
         if header["format"] != _FILE_FORMAT:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], device=device, seed=seed, backend=backend)
+        layer = cls(**header["options"], **where)
         layer.load_state_dict(arrays)
         return layer
 
