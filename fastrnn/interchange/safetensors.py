@@ -51,8 +51,10 @@ def load_safetensors(
             raise ValueError(f"path: expected a file written by save_safetensors, got {os.fspath(path)!r}")
         header = json.loads(metadata[_KEY])
         tensors = {name: _Tensor(file, name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        kind = CLASSES[header["class"].lower()]
-        return kind._from_header(header, tensors, device=device, seed=seed, backend=backend)
+        kinds = {kind.__name__: kind for kind in CLASSES.values()}
+        if header["class"] not in kinds:
+            raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
+        return kinds[header["class"]]._from_header(header, tensors, device=device, seed=seed, backend=backend)
 
 
 class _Tensor:
