@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from .lengths import Padded
+
 State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
+
+Lengths = Any  # the caller's: a one-dimensional array, list or tuple of integers, or None
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -160,6 +164,28 @@ class Layout:
         states = self._split("state", self.state_names, state)
         checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
         return x, tuple(checked), batched
+
+    def padded(self, lengths: Lengths, x: np.ndarray, batched: bool) -> Padded | None:
+        """How to pack x (T, B, I) by these lengths; None if all its sequences have T steps."""
+        if lengths is None:
+            return None
+        if not batched:
+            raise ValueError("lengths: expected None for x without a batch dimension, which is one whole sequence")
+        if not isinstance(lengths, np.ndarray | list | tuple):
+            raise TypeError(f"lengths: expected an array of integers, got {type(lengths).__name__}")
+        steps, batch = x.shape[:2]
+        values = np.asarray(lengths)
+        if values.shape != (batch,):
+            raise ValueError(f"lengths: expected shape ({batch},), one for each sequence, got {values.shape}")
+        if batch == 0:
+            return None
+        if not np.issubdtype(values.dtype, np.integer):
+            raise TypeError(f"lengths: expected integers, got {values.dtype}")
+        wrong = (values < 0) | (values > steps)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"lengths: expected 0 to {steps}, the steps of x, got {values[row]} at index {row}")
+        return None if (values == steps).all() else Padded(values.astype(np.int64), steps)
 
     def gradients(
         self, dy: Any, dstate: State, steps: int, batch: int, batched: bool

@@ -60,16 +60,16 @@ def as_tuple(state):
     return state if isinstance(state, tuple) else (state,)
 
 
-def outputs(layer, problem):
+def outputs(layer, problem, lengths=None):
     """{name: array} of calling the layer."""
-    y, state = layer(problem.x, as_state(problem.state))
+    y, state = layer(problem.x, as_state(problem.state), lengths)
     return {"y": y} | dict(zip(("h_n", "c_n"), as_tuple(state), strict=False))
 
 
-def everything(layer, problem):
+def everything(layer, problem, lengths=None):
     """{name: array} of calling the layer, of its vjp, and of all gradients."""
-    results = outputs(layer, problem)
-    (y, state), backward = layer.vjp(problem.x, as_state(problem.state))
+    results = outputs(layer, problem, lengths)
+    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths)
     # copies: the caller may compare them with later runs, whatever happens to the memory
     results |= {"vjp y": y.copy()} | dict(zip(("vjp h_n", "vjp c_n"), as_tuple(state), strict=False))
     gradients = backward(problem.dy, as_state(problem.dstate))

@@ -35,8 +35,8 @@ def names(quantities):
 def break_forward(monkeypatch, change):
     """Have the kernels' forward return change(y, states, save)."""
 
-    def forward(self, x, states, *, save):
-        y, states_n, saved = FORWARD(self, x, states, save=save)
+    def forward(self, x, states, *, save, **rest):
+        y, states_n, saved = FORWARD(self, x, states, save=save, **rest)
         if self.backend == "cpu":
             y, states_n = change(y.copy(), tuple(s.copy() for s in states_n), save)
         return y, states_n, saved
@@ -304,10 +304,10 @@ def test_a_relu_that_rounding_decides_may_be_decided_either_way(monkeypatch):
     eps = np.finfo(np.float32).eps
     x = np.array([[[2, 1], [1 + eps, 1]]], np.float32)
 
-    def forward(self, x, states, *, save):
+    def forward(self, x, states, *, save, **rest):
         if self.backend == "cpu":  # as if both numbers were off by eps
             x = x + np.array([[0, 0], [-eps, eps]], np.float32)
-        return FORWARD(self, x, states, save=save)
+        return FORWARD(self, x, states, save=save, **rest)
 
     monkeypatch.setattr(Sequence, "forward", forward)
     report = fastrnn.check(layer, x, state)
@@ -407,7 +407,7 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
     fastrnn.set_num_threads(threads)
     try:
         chosen = cases([cell], ["float32"], threads)
-        shared = {case.layer().sequences[0].kernels().share_work(case.T, case.B) for case in chosen}
+        shared = {case.layer().sequences[0].kernels().share_work(case.T * case.B, case.B) for case in chosen}
     finally:
         fastrnn.set_num_threads(before)
     assert {(1, False), (threads, False), (threads, True)} <= shared
