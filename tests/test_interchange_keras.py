@@ -157,16 +157,6 @@ def test_keras_published_values_from_an_initial_state(cell, bias, units, expecte
 # Keras itself
 
 
-@pytest.fixture(scope="module")
-def keras(tmp_path_factory):
-    """Keras on PyTorch."""
-    pytest.importorskip("torch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        return pytest.importorskip("keras")
-
-
 def keras_layers(keras, cell, layers, D, bias):
     """Keras's layers one above the other, all of them giving sequences and states."""
     _, _, name, own = CELLS[cell]

@@ -439,7 +439,10 @@ def test_what_onnx_has_not_is_refused_by_name():
 # PyTorch's exporter
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # PyTorch, of its exporter
+# PyTorch, of its exporter
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore:Converting a tensor to a Python"
+)
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_what_pytorch_exports_is_imported(name, tmp_path):
     torch = pytest.importorskip("torch")

@@ -72,10 +72,10 @@ class OnnxLayer:
         state = states if layer.cell == "lstm" else states[0]
         lengths = inputs["sequence_lens"]
         if lengths is not None:
-            lengths = validation.lengths("sequence_lens", lengths, steps, batch)
+            lengths = validation.sequence_lengths("sequence_lens", lengths, steps, batch)
         if self.direction == "reverse":
             x = _turned(x, lengths)
-        y, state = layer(x, state) if lengths is None else layer(x, state, lengths)
+        y, state = layer(x, state, lengths)
         if self.direction == "reverse":
             y = _turned(y, lengths)
         states = state if layer.cell == "lstm" else (state,)
