@@ -89,6 +89,7 @@ def test_the_command_line_refuses_as_shown(capsys):
     assert capsys.readouterr().err.splitlines()[-len(expected) :] == expected
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras, of itself
 def test_the_examples_of_interchange_do_what_they_say(keras, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module in ("onnx", "onnxruntime", "safetensors"):

@@ -154,6 +154,15 @@ def test_keras_published_values_from_an_initial_state(cell, bias, units, expecte
     np.testing.assert_allclose(y[:, -1], expected, atol=1e-5)
 
 
+def test_keras_published_values_of_masked_sequences():
+    """A mask that ends sequences early is their lengths; with zero_output_for_mask=True, y is zero behind them."""
+    layer = imported("lstm", [constant_weights("lstm", 3, 2, "forget")])
+    y, (h_n, _) = layer(np.arange(24, dtype="float32").reshape(2, 4, 3), None, [3, 2])
+    expected = np.array([[0.01588910, 0.05552048, 0.11755939, 0], [0.14185596, 0.28556206, 0, 0]])
+    np.testing.assert_allclose(y, expected[:, :, None].repeat(2, 2), atol=1e-5)
+    np.testing.assert_allclose(h_n[0], [[0.11755939] * 2, [0.28556206] * 2], atol=1e-5)
+
+
 # Keras itself
 
 

@@ -29,7 +29,7 @@ def weights_of(layer: Layer, gates: tuple[int, ...]) -> Weights:
     """Copies of the parameters of a layer without projection, in the order `gates`."""
     return [
         [
-            [_reordered(layer.parameters[name], gates) for name in _names(number, direction, layer.bias)]
+            [reordered(layer.parameters[name], gates) for name in _names(number, direction, layer.bias)]
             for direction in range(layer.num_directions)
         ]
         for number in range(layer.num_layers)
@@ -50,7 +50,7 @@ def layer_of(
     inverse = tuple(int(place) for place in np.argsort(gates))
     layer.load_state_dict(
         {
-            name: _reordered(array, inverse)
+            name: reordered(array, inverse)
             for number, directions in enumerate(weights)
             for direction, arrays in enumerate(directions)
             for name, array in zip(_names(number, direction, layer.bias), arrays, strict=True)
@@ -59,7 +59,7 @@ def layer_of(
     return layer
 
 
-def _reordered(array: np.ndarray, gates: tuple[int, ...]) -> np.ndarray:
+def reordered(array: np.ndarray, gates: tuple[int, ...]) -> np.ndarray:
     """A copy of `array` (G*H, ...): its block number gates[0] first, and so on."""
     return array.reshape(len(gates), -1, *array.shape[1:])[list(gates)].reshape(array.shape)
 
