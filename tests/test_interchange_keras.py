@@ -295,7 +295,7 @@ def test_wrong_types_alone_are_a_type_error():
     )
     with pytest.raises(TypeError, match=expected + r"layers\[0\]\[2\] \(bias\): expected float32, got float16$"):
         imported("gru", [half])
-    with pytest.raises(TypeError, match=r"^layers\[0\]\[1\] \(recurrent_kernel\): expected a NumPy array, got list$"):
+    with pytest.raises(TypeError, match=r"^layers\[0\]\[1\]: expected a NumPy array, got list$"):
         imported("gru", [[weights[0], weights[1].tolist(), weights[2]]])
 
 
@@ -318,7 +318,12 @@ WEIGHTS = keras_weights("lstm")[0]
         (("LSTM", WEIGHTS), {}, ValueError, 'cell: expected "lstm" or "gru" or "rnn", got "LSTM"'),
         (("lstm",), {}, ValueError, "layers: expected the get_weights() of at least one Keras layer, got none"),
         (("lstm", WEIGHTS[:1]), {}, ValueError, "layers[0]: expected 2, 3, 4 or 6 arrays, got 1"),
-        (("lstm", WEIGHTS, WEIGHTS[:2]), {}, ValueError, "layers[1]: expected 3 arrays as in layers[0], got 2"),
+        (
+            ("lstm", WEIGHTS, WEIGHTS[:2], WEIGHTS, WEIGHTS * 2),
+            {},
+            ValueError,
+            "layers[1]: expected 3 arrays as in layers[0], got 2; layers[3]: expected 3 arrays as in layers[0], got 6",
+        ),
         (
             ("lstm", *WEIGHTS),
             {},
@@ -328,7 +333,7 @@ WEIGHTS = keras_weights("lstm")[0]
         (("lstm", WEIGHTS), {"reset_after": True}, ValueError, 'reset_after: expected with cell = "gru" only'),
         (("lstm", WEIGHTS), {"nonlinearity": "relu"}, ValueError, 'nonlinearity: expected with cell = "rnn" only'),
         (("gru", WEIGHTS), {}, ValueError, f"layers[0][0] (kernel): expected shape ({I}, {3 * H}), got ({I}, {4 * H})"),
-        (("rnn", [1.0, 2.0]), {}, TypeError, "layers[0][0] (kernel): expected a NumPy array, got float; layers[0][1]"),
+        (("rnn", [1.0, 2.0]), {}, TypeError, "layers[0][0]: expected a NumPy array, got float; layers[0][1]: "),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments, options, error, message):

@@ -102,6 +102,13 @@ def test_wrong_dtypes_alone_are_a_type_error(dtype, shown, tmp_path):
         fastrnn.load_safetensors(path)
 
 
+@pytest.mark.parametrize("header", ["", "LSTM", "[1]", '{"format": 1, "class": "LSTM"}'])
+def test_damaged_headers_are_refused(header, tmp_path):
+    numpy_files.save_file({"weight_ih_l0": np.zeros(1)}, tmp_path / "layer", metadata={"fastrnn": header})
+    with pytest.raises(ValueError, match=r"^path: expected a file whose header has format, class and options, got "):
+        fastrnn.load_safetensors(tmp_path / "layer")
+
+
 HEADERS = {
     "format": ({"format": 2}, r"^path: expected file format 1, got 2$"),
     "class": ({"class": "Linear"}, r"^path: expected a file with class LSTM, GRU or RNN, got one with Linear$"),

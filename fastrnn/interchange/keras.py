@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.layers import GRU, LSTM, RNN
 
 from .layouts import CLASSES, KERAS_GATES, Layer, family, layer_of, weights_of
 
@@ -28,7 +27,7 @@ def from_keras_weights(
     device: str = "cpu",
     seed: int | None = None,
     backend: str | None = None,
-) -> LSTM | GRU | RNN:
+) -> Layer:
     """A layer with the weights of one Keras layer, or of several of the same size, one above the other.
 
     cell          "lstm", "gru" or "rnn" (Keras's SimpleRNN)
@@ -51,7 +50,7 @@ def from_keras_weights(
         raise ValueError(f'nonlinearity: expected with cell = "rnn" only, got cell = "{cell}"')
     directions, bias = _directions_and_bias(layers)
     if reset_after is None:
-        reset_after = not bias or np.ndim(layers[0][2]) == 2
+        reset_after = not bias or layers[0][2].ndim == 2
     validation.flag("reset_after", reset_after)
     _check(cell, layers, directions, reset_after)
     weights = []
@@ -94,26 +93,35 @@ def to_keras_weights(layer: Layer) -> list[list[np.ndarray]]:
 
 
 def _directions_and_bias(layers: tuple[Any, ...]) -> tuple[int, bool]:
-    """How many directions the Keras layers have, and whether biases, from the number of their arrays."""
+    """How many directions the Keras layers have, and whether biases: the number of arrays tells. Checks their types."""
     if not layers:
         raise ValueError("layers: expected the get_weights() of at least one Keras layer, got none")
     for number, arrays in enumerate(layers):
         if not isinstance(arrays, list | tuple):
             expected = "a list of arrays, as get_weights() gives"
             raise TypeError(f"layers[{number}]: expected {expected}, got {type(arrays).__name__}")
-        if len(arrays) not in _DIRECTIONS_AND_BIAS:
-            raise ValueError(f"layers[{number}]: expected 2, 3, 4 or 6 arrays, got {len(arrays)}")
-        if len(arrays) != len(layers[0]):
-            raise ValueError(f"layers[{number}]: expected {len(layers[0])} arrays as in layers[0], got {len(arrays)}")
-    return _DIRECTIONS_AND_BIAS[len(layers[0])]
+    others = [
+        f"layers[{number}][{place}]: expected a NumPy array, got {type(array).__name__}"
+        for number, arrays in enumerate(layers)
+        for place, array in enumerate(arrays)
+        if not isinstance(array, np.ndarray)
+    ]
+    if others:
+        raise TypeError("; ".join(others))
+    first = len(layers[0])
+    if first not in _DIRECTIONS_AND_BIAS:
+        raise ValueError(f"layers[0]: expected 2, 3, 4 or 6 arrays, got {first}")
+    counts = [(number, len(arrays)) for number, arrays in enumerate(layers) if len(arrays) != first]
+    if counts:
+        expected = f"expected {first} arrays as in layers[0]"
+        raise ValueError("; ".join(f"layers[{number}]: {expected}, got {count}" for number, count in counts))
+    return _DIRECTIONS_AND_BIAS[first]
 
 
 def _check(cell: str, layers: tuple[Any, ...], directions: int, reset_after: bool) -> None:
     """One error that lists all arrays that do not fit the sizes and the dtype that the first ones tell."""
-    I, H = ((np.shape(array) or (1,))[0] for array in layers[0][:2])
-    dtype = getattr(layers[0][0], "dtype", None)
-    if dtype not in validation.DTYPES:
-        dtype = np.dtype(np.float32)
+    I, H = ((*array.shape, 1)[0] for array in layers[0][:2])
+    dtype = layers[0][0].dtype if layers[0][0].dtype in validation.DTYPES else np.dtype(np.float32)
     rows = len(KERAS_GATES[cell]) * H
     bias = (2, rows) if cell == "gru" and reset_after else (rows,)
     wrong_values, wrong_types = [], []

@@ -38,7 +38,7 @@ def weights_of(layer: Layer, gates: tuple[int, ...]) -> Weights:
 
 def layer_of(
     cell: str, weights: Weights, gates: tuple[int, ...], reset_after: bool, nonlinearity: str, **options: Any
-) -> LSTM | GRU | RNN:
+) -> Layer:
     """A layer with weights of fitting shapes in the order `gates`. `options` are more of the constructor's."""
     W, R, *biases = weights[0][0]
     if cell == "gru":

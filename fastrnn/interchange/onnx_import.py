@@ -20,7 +20,7 @@ _STATES = ("initial_h", "initial_c")
 _OLDEST_OPSET = 7  # since then the operators' inputs have been these; later versions add `layout` and dtypes
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 # they change no value, so zeros stay zeros whatever the shapes are
-_MOVERS = ("Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+_MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 
 
 def from_onnx(
@@ -96,9 +96,8 @@ class _Graph:
             return None
         if node.op_type == "Identity":
             return self.constant(node.input[0])
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            return numpy_helper.to_array(helper.get_attribute_value(node.attribute[0]))
-        return None
+        tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
+        return numpy_helper.to_array(tensors[0]) if node.op_type == "Constant" and tensors else None
 
     def is_zero(self, name: str) -> bool:
         """Whether the value of that name is zero, whatever its shape."""

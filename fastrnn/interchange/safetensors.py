@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.layers import parsed_header
 
 from .layouts import CLASSES, Layer, family
 
@@ -30,7 +30,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
 
 def load_safetensors(
     path: str | os.PathLike[str], *, device: str = "cpu", seed: int | None = None, backend: str | None = None
-) -> LSTM | GRU | RNN:
+) -> Layer:
     """Make a layer from a file that `save_safetensors` wrote. `seed` is then that of dropout.
 
     A file of other origin, say of a PyTorch module's state_dict, does not tell class and options; make the layer, then
@@ -49,7 +49,7 @@ def load_safetensors(
         metadata = file.metadata() or {}
         if _KEY not in metadata:
             raise ValueError(f"path: expected a file written by save_safetensors, got {os.fspath(path)!r}")
-        header = json.loads(metadata[_KEY])
+        header = parsed_header(metadata[_KEY])
         tensors = {name: _Tensor(file, name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         kinds = {kind.__name__: kind for kind in CLASSES.values()}
         if header["class"] not in kinds:

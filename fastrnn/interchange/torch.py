@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from fastrnn.layers import GRU, LSTM, RNN
-
 from .layouts import CLASSES, Layer, family
 
 if TYPE_CHECKING:
@@ -15,7 +13,7 @@ _OPTIONS = {"lstm": (*_SHARED, "proj_size"), "gru": _SHARED, "rnn": (*_SHARED, "
 
 def from_torch(
     module: "torch.nn.RNNBase", *, device: str = "cpu", seed: int | None = None, backend: str | None = None
-) -> LSTM | GRU | RNN:
+) -> Layer:
     """A layer with the options, the parameters (copied) and the training flag of a torch.nn.LSTM, GRU or RNN.
 
     The values are those that the module would use now: parametrised weights are computed. `device`, `seed` (that of
