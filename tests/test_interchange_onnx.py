@@ -214,6 +214,11 @@ def test_models_as_files_and_as_bytes(cell, tmp_path):
         ValueError, match=r"W: expected a constant, got a tensor in another file: give the path .*; R: "
     ):
         fastrnn.from_onnx(split.read_bytes())
+    whole.write_bytes(whole.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"^model: expected an ONNX model, got something else$"):
+        fastrnn.from_onnx(whole)
+    with pytest.raises(FileNotFoundError):
+        fastrnn.from_onnx(tmp_path / "none.onnx")
 
 
 def test_float64_nodes():

@@ -62,7 +62,7 @@ class _Graph:
         L, D, H = layer.num_layers, layer.num_directions, layer.hidden_size
         x = self._node("Transpose", ["x"], "x_by_time", perm=[1, 0, 2]) if layer.batch_first else "x"
         states = self._initial_states(x)
-        width = self._constant("width_of_y", np.array([0, 0, D * H]))  # 0 keeps the size that is there
+        width = self._constant("width_of_y", np.array([0, 0, D * H], np.int64))  # 0 keeps the size that is there
         for number, weights in enumerate(weights_of(layer, ONNX_GATES[self.cell])):
             finals = [self._layers_name(f"{letter}_n", number) for letter in self.states]
             self._recurrent_node(number, x, weights, [state[number] for state in states], finals)
@@ -95,7 +95,7 @@ class _Graph:
         """For each state the names of its part for each of the L layers, (D, B, H)."""
         layer = self.layer
         L, D, H = layer.num_layers, layer.num_directions, layer.hidden_size
-        one = self._constant("one", np.array([1]))
+        one = self._constant("one", np.array([1], np.int64))
         batch = self._node("Shape", [x], "batch", start=1, end=2)
         shape = self._node("Concat", [one, batch, one], "rows_of_states", axis=0)
         parts = []
@@ -105,7 +105,7 @@ class _Graph:
             names = [self._layers_name(f"{letter}_0_rows", number) for number in range(L)]
             self._node("Expand", [state, shape], f"{letter}_0_rows")
             if L > 1:
-                each = self._constant(f"{letter}_0_parts", np.full(L, D))
+                each = self._constant(f"{letter}_0_parts", np.full(L, D, np.int64))
                 self._node("Split", [f"{letter}_0_rows", each], *names, axis=0)
             parts.append(names)
         return parts
