@@ -151,6 +151,19 @@ def test_modules_without_values_are_refused_by_name():
         fastrnn.from_torch(torch.nn.RNN(2, 3, bias=False, device="meta"))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch, of its older weight_norm
+def test_weights_that_a_hook_computes_are_refused_by_name():
+    module = torch.nn.utils.weight_norm(torch.nn.GRU(2, 3), "weight_hh_l0")
+    with torch.no_grad():
+        module.weight_hh_l0_g.mul_(2)  # shows in weight_hh_l0 after the next call only
+    expected = (
+        "^module: expected parameters, or parametrised ones, got weight_hh_l0 computed by a hook: remove it first$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        fastrnn.from_torch(module)
+    assert_same_outputs(fastrnn.from_torch(torch.nn.utils.remove_weight_norm(module, "weight_hh_l0")), module)
+
+
 def test_what_pytorch_has_not_is_refused_by_name():
     with pytest.raises(ValueError, match=r"^layer: expected a GRU with reset_after=True.* got reset_after=False$"):
         fastrnn.to_torch(fastrnn.GRU(2, 3, reset_after=False))

@@ -19,10 +19,12 @@ def from_torch(
     The values are those that the module would use now: parametrised weights are computed. `device`, `seed` (that of
     dropout) and `backend` are those of the layer.
 
-    TypeError for another module, or parameters that are not all float32 or all float64; ValueError for parameters
-    without values, on PyTorch's meta device.
+    TypeError for another module, or parameters that are not all float32 or all float64. ValueError for parameters
+    without values, on PyTorch's meta device, and for those that a hook computes before each call, as the older
+    torch.nn.utils.weight_norm and prune do: nothing tells whether their present values are the next ones.
     """
     import torch
+    from torch.nn.utils.parametrize import is_parametrized
 
     classes = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
     cell = next((cell for cell, theirs in classes.items() if isinstance(module, theirs)), None)
@@ -35,6 +37,11 @@ def from_torch(
     layer = CLASSES[cell](**options, dtype=dtype, device=device, seed=seed, backend=backend)
     tensors = {name: getattr(module, name) for name in layer.parameters}
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    own = dict(module.named_parameters(recurse=False))
+    hooked = [name for name in tensors if name not in own and not is_parametrized(module, name)]
+    if hooked:
+        expected = "parameters, or parametrised ones"
+        raise ValueError(f"module: expected {expected}, got {', '.join(hooked)} computed by a hook: remove it first")
     if empty:
         raise ValueError(f"module: expected parameters with values, got {', '.join(empty)} on the meta device")
     layer.load_state_dict(tensors)
