@@ -196,9 +196,8 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
-        header = {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
         with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(header)), **self._parameters)  # type: ignore[arg-type]
+            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **self._parameters)  # type: ignore[arg-type]
 
     @classmethod
     def load(
@@ -214,11 +213,20 @@ class _Recurrent:
         ValueError if it is another kind of file, or holds a layer of another class.
         """
         header, arrays = _read(path)
+        return cls._from_header(header, arrays, device=device, seed=seed, backend=backend)
+
+    def _header(self) -> dict[str, Any]:
+        """What a file says of the layer beside its parameters."""
+        return {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
+
+    @classmethod
+    def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
+        """The layer of a file with that header and these parameters. `where` are device, seed and backend."""
         if header["format"] != _FILE_FORMAT:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], device=device, seed=seed, backend=backend)
+        layer = cls(**header["options"], **where)
         layer.load_state_dict(arrays)
         return layer
 
@@ -489,6 +497,17 @@ def _stacked(layers: list[States]) -> States:
     return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
 
 
+def parsed_header(text: str) -> dict[str, Any]:
+    """What `_header` gave, from its JSON in a file. ValueError if it is something else."""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not header.keys() >= {"format", "class", "options"}:
+        raise ValueError(f"path: expected a file whose header has format, class and options, got {text!r}")
+    return header
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the parameters in a file that `save` wrote."""
     with open(path, "rb") as file:
@@ -497,5 +516,5 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
             with np.load(file, allow_pickle=False) as archive:
                 if "fastrnn" in archive:
                     arrays = dict(archive)
-                    return json.loads(str(arrays.pop("fastrnn"))), arrays
+                    return parsed_header(str(arrays.pop("fastrnn"))), arrays
     raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

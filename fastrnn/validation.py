@@ -93,6 +93,22 @@ def float_dtype(value: Any) -> np.dtype:
     raise TypeError(f'dtype: expected "float32" or "float64", got {value!r} ({type(value).__name__})')
 
 
+def sequence_lengths(name: str, value: Any, steps: int, batch: int) -> np.ndarray:
+    """The lengths (B,) int64, each from 0 to T, of the sequences of an x of T = `steps`."""
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise TypeError(f"{name}: expected an array of integers, got {type(value).__name__}")
+    lengths = np.asarray(value)
+    if lengths.shape != (batch,):
+        raise ValueError(f"{name}: expected shape ({batch},), one for each sequence, got {lengths.shape}")
+    if batch and not np.issubdtype(lengths.dtype, np.integer):
+        raise TypeError(f"{name}: expected integers, got {lengths.dtype}")
+    wrong = (lengths < 0) | (lengths > steps)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name}: expected 0 to {steps}, the steps of x, got {lengths[row]} at index {row}")
+    return lengths.astype(np.int64)
+
+
 def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
     """Copies of the arrays or PyTorch tensors of `mapping`, which must match `parameters` in names and shapes.
 
@@ -171,21 +187,9 @@ class Layout:
             return None
         if not batched:
             raise ValueError("lengths: expected None for x without a batch dimension, which is one whole sequence")
-        if not isinstance(lengths, np.ndarray | list | tuple):
-            raise TypeError(f"lengths: expected an array of integers, got {type(lengths).__name__}")
         steps, batch = x.shape[:2]
-        values = np.asarray(lengths)
-        if values.shape != (batch,):
-            raise ValueError(f"lengths: expected shape ({batch},), one for each sequence, got {values.shape}")
-        if batch == 0:
-            return None
-        if not np.issubdtype(values.dtype, np.integer):
-            raise TypeError(f"lengths: expected integers, got {values.dtype}")
-        wrong = (values < 0) | (values > steps)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(f"lengths: expected 0 to {steps}, the steps of x, got {values[row]} at index {row}")
-        return None if (values == steps).all() else Padded(values.astype(np.int64), steps)
+        values = sequence_lengths("lengths", lengths, steps, batch)
+        return None if (values == steps).all() else Padded(values, steps)
 
     def gradients(
         self, dy: Any, dstate: State, steps: int, batch: int, batched: bool
