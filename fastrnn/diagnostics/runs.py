@@ -7,7 +7,6 @@ time runs from the end of x to its beginning.
 
 import copy
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +14,10 @@ import numpy as np
 
 from fastrnn import validation
 from fastrnn.checking import twin
-from fastrnn.layers import GRU, LSTM, RNN, _Recurrent
+from fastrnn.interchange.torch import from_torch
+from fastrnn.layers import _Recurrent
 from fastrnn.sequence import OptionalStates, Sequence, States
 from fastrnn.validation import State
-
-# how torch.nn.RNNBase names the cells
-_TORCH_MODES: dict[str, tuple[Callable[..., _Recurrent], dict[str, Any]]] = {
-    "LSTM": (LSTM, {}),
-    "GRU": (GRU, {}),
-    "RNN_TANH": (RNN, {}),
-    "RNN_RELU": (RNN, {"nonlinearity": "relu"}),
-}
 
 
 @dataclass(frozen=True)
@@ -163,28 +155,9 @@ def as_layer(layer: Any) -> _Recurrent:
     if isinstance(layer, _Recurrent):
         return layer if layer.backend == "cpu" else twin(layer, layer.dtype, "cpu")
     torch = sys.modules.get("torch")  # who has a module has imported it
-    if torch is not None and isinstance(layer, torch.nn.RNNBase) and layer.mode in _TORCH_MODES:
-        return _from_torch(layer)
+    if torch is not None and isinstance(layer, torch.nn.RNNBase):
+        return from_torch(layer)
     raise TypeError(f"layer: expected a fastrnn or torch.nn LSTM, GRU or RNN, got {type(layer).__name__}")
-
-
-def _from_torch(module: Any) -> _Recurrent:
-    """A layer with a copy of the module's parameters; without dropout, which does not act here."""
-    kind, options = _TORCH_MODES[module.mode]
-    if module.proj_size:
-        options = options | {"proj_size": module.proj_size}
-    layer = kind(
-        module.input_size,
-        module.hidden_size,
-        module.num_layers,
-        module.bias,
-        module.batch_first,
-        bidirectional=module.bidirectional,
-        dtype=str(module.weight_ih_l0.dtype).removeprefix("torch."),
-        **options,
-    )
-    layer.load_state_dict(module.state_dict())
-    return layer
 
 
 def as_array(value: Any) -> Any:
