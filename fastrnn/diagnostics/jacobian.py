@@ -10,6 +10,7 @@ singular values, divided by the number of steps.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Jacobians:
     spectral_radius         (T,) the largest magnitude of an eigenvalue
     largest_singular_value  (T,) how much the step can stretch a vector
     lyapunov_exponents      (S,) in nats per step, decreasing: log(singular values of J_T ... J_1) / T; -inf where a
-                            direction is lost entirely. The first one is that of the gradient that decays least.
+                            step leaves nothing of a direction. The first is that of the gradient that decays least.
     title                   the layer, its input, and which row, layer and direction this is
     """
 
@@ -83,14 +84,14 @@ def jacobians(
     finite = np.isfinite(matrices).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"x: its Jacobian is not finite at step {np.flatnonzero(~finite)[0]}: see first_nan")
-    with one_thread(), np.errstate(all="ignore"):
-        return Jacobians(
-            matrices,
-            np.abs(np.linalg.eigvals(matrices)).max(axis=1),
-            np.linalg.norm(matrices, 2, axis=(1, 2)),
-            lyapunov_exponents(matrices),
-            f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}",
-        )
+    # LAPACK runs without the GIL: the eigenvalues take as long as all the rest
+    with one_thread(), np.errstate(all="ignore"), ThreadPoolExecutor(1) as pool:
+        eigenvalues = pool.submit(np.linalg.eigvals, matrices)
+        singular = np.linalg.norm(matrices, 2, axis=(1, 2))
+        exponents = lyapunov_exponents(matrices)
+        radius = np.abs(eigenvalues.result()).max(axis=1)
+    title = f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}"
+    return Jacobians(matrices, radius, singular, exponents, title)
 
 
 def step_jacobians(run: Run, layer_index: int, direction: int) -> np.ndarray:
@@ -175,17 +176,31 @@ def lyapunov_exponents(matrices: np.ndarray) -> np.ndarray:
 
     The product itself would lose all but its largest directions to rounding. QR decompositions keep them apart: with
     J_t Q = Q' R at every step, the logarithms of |diag R| add up (Benettin et al. 1980). They add up to those of the
-    singular values if Q begins as the right singular vectors of the product; so a first sweep takes the transposed
-    matrices backwards, from random vectors, and the one that counts begins where that ended. What then is left of a
-    direction in its neighbour is the ratio of their singular values; the error of the exponents is of its fourth power,
-    nothing after some dozen steps, unless they are the same anyway.
+    singular values if Q begins as the right singular vectors of the product. So sweeps through the matrices and back
+    through their transposes take turns, each beginning where the last one ended (subspace iteration), until two of them
+    agree, or three are done and many decompositions. Exponents less than about 1/T apart may then still be mixed, an
+    error smaller than their distance.
     """
-    steps, size, _ = matrices.shape
-    q = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0]
-    for matrix in matrices[::-1]:
-        q = np.linalg.qr(matrix.T @ q)[0]
-    total = np.zeros(size)
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal(matrices.shape[1:]))[0]
+    exponents = np.full(len(q), np.nan)
+    for sweep in range(max(3, _ENOUGH_DECOMPOSITIONS // len(matrices))):
+        q, total = _sweep(matrices[::-1].transpose(0, 2, 1) if sweep % 2 else matrices, q)
+        before, exponents = exponents, np.sort(total / len(matrices))[::-1]
+        if np.allclose(exponents, before, rtol=0, atol=_SETTLED):
+            break
+    return exponents
+
+
+_ENOUGH_DECOMPOSITIONS = 600
+_SETTLED = 1e-6  # nats per step
+
+
+def _sweep(matrices: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last Q, and the sums of log |diag R|; -inf for a direction of which a step leaves nothing but rounding."""
+    total = np.zeros(len(q))
+    lost = len(q) * np.finfo(np.float64).eps
     for matrix in matrices:
         q, r = np.linalg.qr(matrix @ q)
-        total += np.log(np.abs(np.diag(r)))
-    return np.sort(total / steps)[::-1]
+        sizes = np.abs(np.diag(r))
+        total += np.log(np.where(sizes > lost * sizes.max(), sizes, 0.0))
+    return q, total
