@@ -1,15 +1,17 @@
 """`fastrnn.diagnostics` but for the flow of gradients: against finite differences, the reference, and known cases."""
 
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import KINDS, as_state, make_layer, random_problem
 
 import fastrnn
-from fastrnn import reference
+from fastrnn import diagnostics, reference
 from fastrnn.blas import one_thread
 from fastrnn.diagnostics import (
     consistency,
@@ -169,9 +171,7 @@ def test_gates_are_those_of_the_reference(kind, layer_index, direction):
     for index in range(layer_index + 1):
         own = tuple(s[2 * index : 2 * index + 2] for s in states)
         x, _, saved = twin.sequences[index].forward(x, own, save=True)
-    saved = (
-        next(s for d, *_, s in saved.runs if d == direction) if hasattr(saved, "runs") else saved.directions[direction]
-    )
+    saved = next(run for d, *_, run in saved.runs if d == direction)
     # what a step of the reference keeps: LSTM (x, h', c', i, f, g, o, ...), GRU (x, h', r, z, n, ...)
     names = {"i": 3, "f": 4, "g": 5, "o": 6} if kind.startswith("lstm") else {"r": 2, "z": 3, "n": 4}
     assert list(found.gates) == list(names)
@@ -336,6 +336,19 @@ def test_without_biases_there_are_none():
     steps = per_step_weight_gradients(layer, random_problem(layer, 3, 2).x)
     assert list(steps) == ["weight_ih_l0", "weight_hh_l0"]
     assert self_check(layer, random_problem(layer, 3, 2).x).ok
+
+
+# The page
+
+
+def test_the_pages_example_runs(capsys):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "diagnostics.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    namespace = {}
+    exec(block, namespace)
+    assert capsys.readouterr().out == f"{namespace['flow']}\n"
+    for name in diagnostics.__all__:
+        assert name[0].isupper() or f"`{name}(layer, x, state)`" in page
 
 
 # What is refused, and what is imported when

@@ -10,7 +10,6 @@ singular values, divided by the number of steps.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +83,10 @@ def jacobians(
     finite = np.isfinite(matrices).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"x: its Jacobian is not finite at step {np.flatnonzero(~finite)[0]}: see first_nan")
-    # LAPACK runs without the GIL: the eigenvalues take as long as all the rest
-    with one_thread(), np.errstate(all="ignore"), ThreadPoolExecutor(1) as pool:
-        eigenvalues = pool.submit(np.linalg.eigvals, matrices)
+    with one_thread(), np.errstate(all="ignore"):
+        radius = np.abs(np.linalg.eigvals(matrices)).max(axis=1)
         singular = np.linalg.norm(matrices, 2, axis=(1, 2))
         exponents = lyapunov_exponents(matrices)
-        radius = np.abs(eigenvalues.result()).max(axis=1)
     title = f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}"
     return Jacobians(matrices, radius, singular, exponents, title)
 
