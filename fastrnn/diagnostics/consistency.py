@@ -39,11 +39,8 @@ def per_step_weight_gradients(
     layer = as_layer(layer)
     layer_index, direction = one_direction(layer, layer_index, direction)
     run = Run(layer, x, state)
-    upstream, dstates = run.loss(dy, dstate)
-    for index in range(layer.num_layers - 1, layer_index, -1):
-        upstream = run.backward(index, upstream, dstates).dx
     values = {name: value.copy() for name, value in run.layers[layer_index].values(direction).items()}
-    gradients = _by_step(run.backward(layer_index, upstream, dstates), values, direction)
+    gradients = _by_step(run.backward_to(layer_index, *run.loss(dy, dstate)), values, direction)
     parameters = run.layers[layer_index].sequence.parameters
     names = parameters.named(layer_index, [{short: short for short in parameters.shapes}] * (direction + 1))
     return {name: gradients[short] for name, short in list(names.items())[-len(parameters.shapes) :]}
@@ -157,10 +154,7 @@ def _jacobians_by_differences(run: Run, layer_index: int, direction: int) -> np.
 
 def _carried_by_jacobians(run: Run, layer_index: int, direction: int, matrices: np.ndarray, bound: float) -> Quantity:
     """carried_{t-1} = the part of J_t^T (dL/dh_t, what c_{t+1} hands to c_t) that is h's; for c, f times dL/dc."""
-    upstream, dstates = run.loss(None, None)
-    for index in range(run.layer.num_layers - 1, layer_index, -1):
-        upstream = run.backward(index, upstream, dstates).dx
-    gradients = run.backward(layer_index, upstream, dstates)
+    gradients = run.backward_to(layer_index, *run.loss(None, None))
     carried = own_time(gradients.carried[direction], direction)[:, 0].astype(np.float64)
     injected = gradients.injected(direction)
     dh = carried if injected is None else carried + injected[:, 0]

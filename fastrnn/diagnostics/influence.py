@@ -79,8 +79,5 @@ def _squares(run: Run, units: np.ndarray, direction: int) -> np.ndarray:
     layout, D = run.layer._layout, run.layer.num_directions
     dh_n = np.zeros((layout.rows, len(units), layout.widths[0]), layout.dtype)
     dh_n[layout.rows - D + direction, np.arange(len(units)), units] = 1
-    dx, dstates = None, (dh_n, *[None] * (len(layout.widths) - 1))
-    for index in reversed(range(run.layer.num_layers)):
-        dx = run.backward(index, dx, dstates).dx
-    assert dx is not None
+    dx = run.backward_to(0, None, (dh_n, *[None] * (len(layout.widths) - 1))).dx
     return np.sum(dx.astype(np.float64) ** 2, axis=1)

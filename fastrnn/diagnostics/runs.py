@@ -149,6 +149,12 @@ class Run:
         dx, carried, cell = run.sequence.kernels().gradients_in_time(run.saved, dy, own)
         return LayerGradients(run, dy, own, carried, cell, dx)
 
+    def backward_to(self, index: int, dy: np.ndarray | None, dstates: OptionalStates) -> LayerGradients:
+        """Go back from the last layer through layer number `index`, whose gradients are returned."""
+        for each in range(len(self.layers) - 1, index, -1):
+            dy = self.backward(each, dy, dstates).dx
+        return self.backward(index, dy, dstates)
+
 
 def as_layer(layer: Any) -> _Recurrent:
     """The layer itself if it runs on the CPU kernels, else a copy that does; also of a torch.nn.LSTM, GRU or RNN."""
