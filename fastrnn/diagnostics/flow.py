@@ -7,10 +7,10 @@ G*H*H multiply-adds of W x_t or R h_{t-1} as the unit, for a step and row:
     a backward pass                   4: R^T da, dX, dW, dR
     this                              4: W x, R h of the forward pass, R^T da, dX
 
-so all of `gradient_flow`, its forward pass too, is about one backward pass, and the norms, which are read once. Getting
-dL/dh_t back afterwards from the gates' gradients that a backward pass leaves would be 2 + 4 + 1: the forward pass, the
-backward pass, R^T da again. Only dL/dh_0 and dL/dc_0 of a call come out of `vjp`: a call for each step would be T/2
-times the work.
+so all of `gradient_flow`, its forward pass too, is about one backward pass, and the norms, for which each array is
+read once. Getting dL/dh_t back afterwards from the gates' gradients that a backward pass leaves would be 2 + 4 + 1:
+the forward pass, the backward pass, R^T da again. Only dL/dh_0 and dL/dc_0 of a call come out of `vjp`: a call for
+each step would be T/2 times the work.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,11 @@ from fastrnn.validation import State
 
 from . import decay
 from .runs import LayerGradients, LayerRun, Run, own_time
+
+# The length of the default loss's gradient, before norms are divided by it: a power of two changes no digit. Gradients
+# vanish more often than they explode by as much, and the processor is many times slower at numbers below the normal
+# range of a dtype.
+_LENGTH = 2.0**48
 
 # the gate whose product is the path without matrices, by cell
 MEMORY_GATES = {"lstm": "f", "gru": "z", "gru_reset_before": "z"}
@@ -96,7 +101,8 @@ def gradient_flow(
     shape.
     """
     run = Run(layer, x, state)
-    upstream, dstates = run.loss(dy, dstate)
+    length = _LENGTH if dy is None and dstate is None else 1.0
+    upstream, dstates = run.loss(dy, dstate, length)
     D, has_cell = run.layer.num_directions, run.layer.cell == "lstm"
     found: list[_Measured] = []
     for index in reversed(range(run.layer.num_layers)):
@@ -108,16 +114,20 @@ def gradient_flow(
     smallest = float(np.finfo(run.layer.dtype).tiny)
     logs = [each.log_transmitted(smallest) for each in found]
     rates = [decay.fitted(fit) for _, fit in logs]
+
+    def norms(name: str) -> np.ndarray:
+        return np.stack([getattr(each, name) for each in found]) / length
+
     with np.errstate(over="ignore"):
         transmitted = np.exp(np.stack([log[::-1] for log, _ in logs]))
     return GradientFlow(
         labels=[f"layer {k // D}{' reverse' * (k % D)}" for k in range(len(found))],
         lags=run.lags,
-        hidden=np.stack([each.hidden for each in found]),
-        injected=np.stack([each.injected for each in found]),
-        carried=np.stack([each.carried for each in found]),
-        cell=np.stack([each.cell for each in found]) if has_cell else None,
-        direct=np.stack([each.direct for each in found]) if run.layer.cell in MEMORY_GATES else None,
+        hidden=norms("hidden"),
+        injected=norms("injected"),
+        carried=norms("carried"),
+        cell=norms("cell") if has_cell else None,
+        direct=norms("direct") if run.layer.cell in MEMORY_GATES else None,
         transmitted=transmitted,
         decay_per_step=np.array(rates),
         half_life=np.array([decay.half_life(rate) for rate in rates]),

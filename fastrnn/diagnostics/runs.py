@@ -125,16 +125,16 @@ class Run:
         """(T,): how many steps each step is before a direction's last one."""
         return np.arange(self.steps)[::-1]
 
-    def loss(self, dy: Any, dstate: State) -> tuple[np.ndarray | None, OptionalStates]:
+    def loss(self, dy: Any, dstate: State, length: float = 1.0) -> tuple[np.ndarray | None, OptionalStates]:
         """The gradients of the loss as used inside.
 
-        Both None: a random vector of length 1 towards the last layer's h after its last step, for each direction.
+        Both None: a random vector of that length towards the last layer's h after its last step, for each direction.
         """
         layout, D = self.layer._layout, self.layer.num_directions
         if dy is not None or dstate is not None:
             return layout.gradients(as_array(dy), _as_state(dstate), self.steps, self.batch, self.batched)
         towards = np.random.default_rng(0).standard_normal((D, self.batch, layout.widths[0]))
-        towards /= np.sqrt(np.sum(towards**2, axis=(1, 2), keepdims=True))
+        towards *= length / np.sqrt(np.sum(towards**2, axis=(1, 2), keepdims=True))
         dh_n = np.zeros((layout.rows, *towards.shape[1:]), layout.dtype)
         dh_n[-D:] = towards
         return None, (dh_n, *[None] * (len(layout.widths) - 1))
