@@ -15,6 +15,9 @@ from .parameters import Directions, LayerParameters
 
 # packing fewer numbers is faster done alone
 _ENOUGH_TO_SHARE = 1 << 17
+# bytes of one checksum, at most, and of all that are faster taken together
+_CHECKSUM_BYTES = 1 << 18
+_ENOUGH_TO_CHECK_TOGETHER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Weights:
         self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
         self._parameters = parameters
         self._buffers: dict[PackedWeights, np.ndarray] = {}
-        self._checksum: int | None = None
+        self._checksums = b""
         self._lock = threading.Lock()
         self._kernel = compiled.kernel("checksum")
         self._block = np.zeros(16, np.int64)
@@ -175,7 +178,7 @@ class Weights:
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
 
-        Changes are found by a checksum of all parameters: a change of one number always shows, changes of several,
+        Changes are found by checksums of all parameters: a change of one number always shows, changes of several,
         unless they are made for it, are missed with a chance of about 2⁻⁶⁴.
         """
         if source is None:
@@ -186,18 +189,30 @@ class Weights:
                 own = source is self._parameters.directions
                 arrays = [array for direction in source for array in direction.values() if array is not None]
                 self._watch([self._parameters.flat] if own else arrays)
-            compiled.run_alone(self._kernel, self._block_address, 0, 1)
-            now = self._block[checksum.RESULT]
-            if now != self._checksum:
+            if self._shared:
+                self._block[0] = 0  # the workers' counter
+                threads.run(self._kernel, self._block_address, threads.available())
+            else:
+                compiled.run_alone(self._kernel, self._block_address, 0, 1)
+            now = self._results.tobytes()
+            if now != self._checksums:
                 self._buffers = {}  # new ones: a call in another thread may still read the old
-                self._checksum = now
+                self._checksums = now
             buffer = self._buffers.get(weights)
             if buffer is None:
                 buffer = self._buffers[weights] = weights.pack(source)
             return buffer
 
     def _watch(self, arrays: list[np.ndarray]) -> None:
-        """Make these the arrays whose checksum is taken."""
-        self._table = np.array([(address(array.reshape(-1)), array.nbytes) for array in arrays], np.int64)
-        self._block[checksum.BUFFERS] = len(arrays)
+        """Make these the arrays whose checksums are taken, piece by piece."""
+        pieces = [
+            (address(array.reshape(-1)) + start, min(_CHECKSUM_BYTES, array.nbytes - start))
+            for array in arrays
+            for start in range(0, array.nbytes, _CHECKSUM_BYTES)
+        ]
+        self._table = np.array(pieces, np.int64)
+        self._results = np.zeros(len(pieces), np.int64)
+        self._shared = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
+        self._block[checksum.BUFFERS] = len(pieces)
         self._block[checksum.BUFFER_TABLE] = address(self._table)
+        self._block[checksum.RESULTS] = address(self._results)

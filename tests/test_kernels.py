@@ -504,5 +504,63 @@ def test_weights_are_packed_again_only_after_a_change(kind, packings):
     assert len(packings) == 4
 
 
+# Weights of others
+
+
+def run_sequence(sequence, problem, weights=None):
+    y, states_n, saved = sequence.forward(problem.x, problem.state, save=True, weights=weights)
+    y = y.copy()
+    dx, dstates_0, gradients = sequence.backward(saved, problem.dy, problem.dstate, weights=weights)
+    named = dict(enumerate((y, *states_n, dx, *dstates_0)))
+    return named | {(d, name): value for d, each in enumerate(gradients) for name, value in each.items()}
+
+
+@every_dtype
+@every_kind
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, packings):
+    own, others = (
+        make_layer(kind, 5, 21, dtype=dtype, bidirectional=True, bias=bias, seed=seed, backend=backend)
+        for seed in (0, 1)
+    )
+    problem = random_problem(own, 4, 3)
+    weights = [
+        {name: None if value is None else value.copy() for name, value in direction.items()}
+        for direction in others.sequences[0].parameters.directions
+    ]
+    expected_own = run_sequence(own.sequences[0], problem)
+    expected = run_sequence(others.sequences[0], problem)
+    packings.clear()
+    for _ in range(2):
+        assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
+    assert len(packings) == (2 if backend == "cpu" else 0)  # once for each pass
+    weights[1]["weight_hh"][-1, -1] += 1
+    others.parameters["weight_hh_l0_reverse"][-1, -1] += 1
+    changed = run_sequence(others.sequences[0], problem)
+    assert_same_bits(run_sequence(own.sequences[0], problem, weights), changed)
+    assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
+
+
+@every_kind
+def test_changes_in_large_weights_are_noticed(kind, threads):
+    """Their checksums are taken piece by piece, by several threads."""
+    threads(2)
+    layer = make_layer(kind, 700, 300)
+    problem = random_problem(layer, 1, 1)
+    before = outputs(layer, problem)
+    for place in (0, 1, 70_000, -1):
+        for parameter in layer.parameters.values():
+            flat = parameter.reshape(-1)
+            if place < len(flat):
+                kept = flat[place]
+                flat[place] = 1e6
+                fresh = make_layer(kind, 700, 300)
+                fresh.load_state_dict(layer.state_dict())
+                assert_same_bits(outputs(layer, problem), outputs(fresh, problem))
+                flat[place] = kept
+    assert_same_bits(outputs(layer, problem), before)
+
+
 if __name__ == "__main__":
     run_fenced(sys.argv[1])
