@@ -199,6 +199,29 @@ def test_states_that_are_zero_whatever_their_shape_need_not_be_given():
     assert_close(imported(node.x), run(model, {"X": node.x}))
 
 
+ones = np.ones(1, np.float32)
+COMPUTED = {  # how a node's initial state comes about: operator, its inputs, its attributes
+    "negated": ("Neg", ["X"], {}),
+    "filled with ones": ("ConstantOfShape", ["extent"], {"value": onnx.numpy_helper.from_array(ones)}),
+    "spread": ("Expand", ["ones", "extent"], {}),
+    "added to zero": ("Add", ["zero", "X"], {}),
+}
+
+
+@pytest.mark.parametrize(("operator", "inputs", "attributes"), COMPUTED.values(), ids=COMPUTED)
+def test_states_that_the_model_computes_must_be_given(operator, inputs, attributes):
+    node = Node("gru", "forward", states="input")
+    model = node.model()
+    model.graph.node.insert(0, onnx.helper.make_node(operator, inputs, ["computed"], **attributes))
+    model.graph.node[1].input[5] = "computed"
+    for name, array in {"ones": ones, "zero": 0 * ones, "extent": np.array([1, B, H])}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    imported = fastrnn.from_onnx(model)
+    assert imported.required == {"initial_h": "computed"}
+    with pytest.raises(ValueError, match=r"^initial_h: missing \(the model computes them or takes them as inputs\)$"):
+        imported(node.x)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
 def test_models_as_files_and_as_bytes(cell, tmp_path):
     node = Node(cell, "reverse")
