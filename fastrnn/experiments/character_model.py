@@ -36,6 +36,7 @@ class CharacterModel:
     dtype           "float32" or "float64"
     seed            of the initial parameters and of dropout; None for different ones each time
     backend         of the recurrent layers
+    forget_bias     what the LSTM's forget gates start with on top of PyTorch's start; None for nothing
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class CharacterModel:
         dtype: str = "float32",
         seed: int | None = None,
         backend: str | None = None,
+        forget_bias: float | None = 1.0,
     ) -> None:
         if cell not in CELLS:
             raise ValueError(f"cell: expected {', '.join(CELLS)}, got {cell!r}")
@@ -69,20 +71,20 @@ class CharacterModel:
             embedding_size, hidden_size, num_layers, dropout=between, dtype=dtype, seed=seed, backend=backend
         )
         self._dropout = dropout
-        if cell == "lstm":
-            self._open_forget_gates()
+        if cell == "lstm" and forget_bias is not None:
+            self._open_forget_gates(forget_bias)
         generator, self._dropout_generator = np.random.default_rng(seed).spawn(2)
         size, bound = len(vocabulary), hidden_size**-0.5
         self.embedding = generator.standard_normal((size, embedding_size)).astype(dtype)
         self.head_weight = generator.uniform(-bound, bound, (size, hidden_size)).astype(dtype)
         self.head_bias = np.zeros(size, dtype)
 
-    def _open_forget_gates(self) -> None:
-        """Add 1 to their biases: Jozefowicz et al., "An empirical exploration of recurrent network architectures"."""
+    def _open_forget_gates(self, bias: float) -> None:
+        """Add it to their biases: Jozefowicz et al., "An empirical exploration of recurrent network architectures"."""
         H = self.layer.hidden_size
         for name, parameter in self.layer.parameters.items():
             if name.startswith("bias_ih"):
-                parameter[H : 2 * H] += 1.0
+                parameter[H : 2 * H] += bias
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
