@@ -99,12 +99,14 @@ class PlainDisplay:
         for line in text.splitlines():
             self.say(f"  | {line}".rstrip())
 
-
     def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
         self.say(f"\n{title}")
         widths = [max(len(row[k]) for row in (columns, *rows)) for k in range(len(columns))]
         for row in (columns, *rows):
-            cells = [cell.rjust(width) if k else cell.ljust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                cell.rjust(width) if k else cell.ljust(width)
+                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
             self.say(f"  {'  '.join(cells)}".rstrip())
 
     @contextmanager

@@ -66,9 +66,7 @@ def _take_turns(timed: Mapping[str, Mapping[str, tuple[Callable[[], object], int
                 call()
                 if round_:  # the first compiles and allocates
                     samples.setdefault((name, kind), []).append((time.perf_counter() - begin) / steps)
-    return {
-        name: {kind: statistics.median(samples[name, kind]) for kind in calls} for name, calls in timed.items()
-    }
+    return {name: {kind: statistics.median(samples[name, kind]) for kind in calls} for name, calls in timed.items()}
 
 
 def _cost(layer: Layer, seconds: Mapping[str, float]) -> Cost:

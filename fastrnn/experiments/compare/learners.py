@@ -1,6 +1,6 @@
 """A model, the data it learns from, and how it is judged: one face for the made-up tasks and for text."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from .settings import Settings
 
 _HELD_OUT = 4000  # made-up sequences, the same for all
 _CURVE_SEQUENCES = 1000  # of these, for the learning curve
+_PIECE = 250  # of these at a time: it divides both
 _PROBES = 32  # sequences whose gradients and gates are looked at
 _CURVE_CHARACTERS = 8000  # likewise of the held-out text
 _CONTEXT = 256  # characters read before the held-out text
@@ -105,9 +106,7 @@ class SequenceLearner:
             yield self.model.gradients(*self.task.examples(self.batch, self._generator))
 
     def score(self, final: bool) -> float:
-        x, targets = self._held_out
-        count = _HELD_OUT if final else _CURVE_SEQUENCES
-        return self.model.loss(np.ascontiguousarray(x[:, :count]), targets[:, :count])
+        return self._loss(self.model.loss, _HELD_OUT if final else _CURVE_SEQUENCES)
 
     def probe(self) -> np.ndarray:
         return np.ascontiguousarray(self._held_out.x[:, :_PROBES])
@@ -115,7 +114,14 @@ class SequenceLearner:
     def erased(self) -> dict[str, float]:
         parts = ("h", "c") if self.layer.cell == "lstm" else ("h",)
         step = self.task.steps // 2
-        return {part: self.model.loss_with_erased(*self._held_out, step, k) for k, part in enumerate(parts)}
+        losses = [partial(self.model.loss_with_erased, step=step, part=k) for k in range(len(parts))]
+        return {part: self._loss(loss, _CURVE_SEQUENCES) for part, loss in zip(parts, losses, strict=True)}
+
+    def _loss(self, loss: Callable[[np.ndarray, np.ndarray], float], count: int) -> float:
+        """The mean of a loss over the first `count` held-out sequences, piece by piece."""
+        pieces = [slice(start, start + _PIECE) for start in range(0, count, _PIECE)]
+        x, targets = self._held_out
+        return float(np.mean([loss(np.ascontiguousarray(x[:, piece]), targets[:, piece]) for piece in pieces]))
 
 
 EMBEDDING = 64  # the width of a character's vector
@@ -173,3 +179,21 @@ def trigram() -> float:
     split = language()
     counted = NGram(3, split.train, len(split.vocabulary))
     return counted.bits_per_character(split.held_out, split.train[-_CONTEXT:])
+
+
+def check_text(settings: Settings) -> None:
+    """ValueError if the text is too short for the batches, ImportError if this Python lacks it."""
+    text.batches(language().train, settings.training["text"].batch, settings.text_steps, np.random.default_rng(0))
+
+
+def memory(settings: Settings) -> float:
+    """About how many bytes a process needs: for the held-out sequences, a batch, and the Jacobians of every step."""
+    most = 0.0
+    for name, training in settings.training.items():
+        steps = settings.text_steps if name == "text" else settings.task(name).steps
+        inputs = EMBEDDING if name == "text" else settings.task(name).inputs
+        held_out = 4.0 * steps * inputs * (0 if name == "text" else _HELD_OUT)
+        batch = 4.0 * steps * max(training.batch, _PIECE) * (2 * inputs + 8 * settings.hidden)
+        jacobians = 8.0 * steps * (2 * settings.hidden) ** 2
+        most = max(most, held_out + max(batch, jacobians))
+    return most

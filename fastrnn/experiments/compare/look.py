@@ -8,17 +8,18 @@ from fastrnn.diagnostics import GradientFlow, gate_statistics, gradient_flow, ja
 
 from .sequence_model import Layer
 
-_POINTS = 50  # lags that are kept
+_POINTS = 34  # lags that are kept
 _UNITS = 32  # whose gates are kept
 _MARK = 1  # the adding problem's input that marks a number
 
-_KEEPS = {"lstm": "f", "gru": "z"}  # the gate that keeps what there is
+_GATED = ("lstm", "gru")
+_CANDIDATES = ("g", "n")  # no gates, but what they let in
 
 
 def look(layer: Layer, x: np.ndarray, closely: bool) -> dict[str, Any]:
     """Gradients, Jacobians and gates on the sequences `x` (T, B, I), the loss being at the last step only.
 
-    closely  keep also the gates of the first sequence, and eigenvalues
+    closely  look also at the Jacobians and the gates of the first sequence, which takes longer and is more to keep
     """
     dy = np.zeros((*x.shape[:2], layer.hidden_size), layer.dtype)
     dy[-1] = np.random.default_rng(0).standard_normal(dy.shape[1:])
@@ -31,33 +32,33 @@ def look(layer: Layer, x: np.ndarray, closely: bool) -> dict[str, Any]:
         "decay": flow.decay_per_step[0],
         "half_life": half_life,
     }
-    steps = jacobians(layer, x)
-    seen |= {
-        "lyapunov": np.exp(steps.lyapunov_exponents.max()),
-        "radius": steps.spectral_radius.mean(),
-    }
-    if layer.cell in _KEEPS:
+    if layer.cell in _GATED:
         gates = gate_statistics(layer, x)
         seen |= {
             "gates": {
                 gate: {"mean": mean, "low": gates.saturated_low[gate], "high": gates.saturated_high[gate]}
                 for gate, mean in gates.mean.items()
+                if gate not in _CANDIDATES
             },
             "memory": gates.half_life,
             "direct": gates.direct_path[::-1][lags],
         }
         if closely:
             seen |= {
-                "traces": {gate: _trace(values[:, 0]) for gate, values in gates.gates.items() if gate not in ("g", "n")},
+                "traces": {
+                    gate: _trace(values[:, 0]) for gate, values in gates.gates.items() if gate not in _CANDIDATES
+                },
                 "marks": np.flatnonzero(x[:, 0, _MARK]) if x.shape[2] == 2 else None,
             }
     else:
         R = layer.parameters["weight_hh_l0"]
         seen["matrix"] = np.abs(np.linalg.eigvals(R)).max()
     if closely:
+        steps = jacobians(layer, x)
         halfway = steps.matrices[len(x) // 2]
+        seen["lyapunov"] = np.exp(steps.lyapunov_exponents.max())
         seen["eigenvalues"] = {"jacobian": _complex(np.linalg.eigvals(halfway))}
-        if layer.cell == "rnn":
+        if layer.cell not in _GATED:
             seen["eigenvalues"]["matrix"] = _complex(np.linalg.eigvals(R))
     return seen
 

@@ -3,8 +3,8 @@
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,7 +26,7 @@ class Event:
     value: Any = None
 
 
-def perform(jobs: Sequence[Any], function: Function, processes: int) -> Iterator[Event]:
+def perform(jobs: Sequence[Any], function: Function, processes: int) -> Generator[Event, None, None]:
     """Call `function(job, report)` for each job, in at most `processes` processes at once. Yields what happens.
 
     A job that raises, or whose process dies, is "failed" and the others go on. When the iteration is closed, or raises,
@@ -70,10 +70,8 @@ class _Worker:
 
     def give(self, job: Any) -> Event:
         self.job = job
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died: `receive` will find that out
             self.connection.send(job)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has died: `receive` will find that out
         return Event(job, "started")
 
     def receive(self) -> Event:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ class Look:
     decay        the fitted factor per step
     half_life    in steps; None where nothing decays
     lyapunov     the factor per step by which the Jacobians' product grows or decays in its largest direction
-    radius       mean spectral radius of the Jacobians
     matrix       spectral radius of the recurrent matrix, of the RNN's
     gates        {gate: its mean and the shares of it below and above the limits of saturation}
     memory       the half-life that the forget or update gate implies, in steps
@@ -36,7 +35,6 @@ class Look:
     decay: float | None
     half_life: float | None
     lyapunov: float | None = None
-    radius: float | None = None
     matrix: float | None = None
     gates: dict[str, dict[str, float]] = field(default_factory=dict)
     memory: float | None = None
@@ -44,6 +42,10 @@ class Look:
     traces: dict[str, list[list[int]]] | None = None
     marks: list[int] | None = None
     eigenvalues: dict[str, list[list[float]]] | None = None
+
+    def without_details(self) -> "Look":
+        """Without traces and eigenvalues."""
+        return replace(self, traces=None, marks=None, eigenvalues=None)
 
     def norm_at(self, lag: int) -> float:
         """At the nearest lag that is kept."""
@@ -69,6 +71,10 @@ class Run:
     erased: dict[str, float | None]
     start: Look
     trained: Look
+
+    def without_details(self) -> "Run":
+        """Without what is much, and shown of one task only."""
+        return replace(self, start=self.start.without_details(), trained=self.trained.without_details())
 
     def first_below(self, limit: float) -> int | None:
         """The first update of the curve at which the loss is below."""
@@ -185,6 +191,4 @@ def load(path: Path) -> Results:
 
 def as_json(results: Results) -> dict[str, Any]:
     """As a mapping for JSON."""
-    from dataclasses import asdict
-
     return {"format": FORMAT, **asdict(results), "settings": as_mapping(results.settings)}

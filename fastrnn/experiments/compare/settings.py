@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .tasks import Adding, Copying, Parity
+from .tasks import Adding, Copying, Parity, Task
 
 TASKS = ("adding", "copying", "parity", "text")
 
@@ -32,11 +32,12 @@ class Settings:
     scaling_steps: int  # over which gradients are followed through the scaled matrices
     training: Mapping[str, Training]  # of each task
 
-    def task(self, name: str) -> Adding | Copying | Parity:
+    def task(self, name: str) -> Task:
         """The made-up task of that name."""
-        makers = {"adding": (Adding, self.length), "copying": (Copying, self.delay)}
-        make, size = makers.get(name, (Parity, self.parity_length))
-        return make(size)
+        tasks: dict[str, Task] = {
+            "adding": Adding(self.length), "copying": Copying(self.delay), "parity": Parity(self.parity_length)
+        }  # fmt: skip
+        return tasks[name]
 
     def changed(self, **training: Any) -> "Settings":
         """The same with these fields of every task's training."""

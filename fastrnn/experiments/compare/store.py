@@ -1,7 +1,7 @@
 """The folder of a comparison: its settings, and a file for each job that is done.
 
-    settings.json      what the results depend on
-    jobs/NAME.json     one job's result, written when it is done
+settings.json      what the results depend on
+jobs/NAME.json     one job's result, written when it is done
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 FORMAT = 1
-DIGITS = 5  # significant, of the numbers in files
+DIGITS = 4  # significant, of the numbers in files
 
 
 class Store:

@@ -100,8 +100,8 @@ class Parity:
     """Say at each step whether the number of ones so far is odd.
 
     It asks for one bit that must never be lost, and is changed by every one that is read. Asked only at the end of a
-    long sequence, it teaches none of the cells anything: all bits but one give no hint. So it is asked at each step, which
-    starts with easy ones.
+    long sequence it teaches none of the cells anything: a part of the bits gives no hint. So it is asked at each step,
+    and the first ones are easy.
     """
 
     length: int  # T, at least 1
@@ -128,3 +128,6 @@ class Parity:
 
 
 Task = Adding | Copying | Parity
+
+TITLES = {"adding": Adding.title, "copying": Copying.title, "parity": Parity.title, "text": "Text"}
+UNITS = {"adding": Adding.unit, "copying": Copying.unit, "parity": Parity.unit, "text": "bits per character"}
