@@ -221,7 +221,7 @@ class _Recurrent:
         parts = [str(self.input_size), str(self.hidden_size)]
         if self.num_layers != 1:
             parts.append(f"num_layers={self.num_layers}")
-        defaults = {"bias": True, "dropout": 0.0, "reset_after": True, "nonlinearity": "tanh"}
+        defaults = {"bias": True, "dropout": 0.0, "reset_after": True, "nonlinearity": "tanh", "forget_bias": None}
         for name in self._options:
             value = getattr(self, name)
             if value != defaults.get(name, False):
@@ -315,11 +315,17 @@ class LSTM(_Recurrent):
     dtype          "float32" or "float64", also as NumPy type or dtype
     seed           of the initial parameters and, independently, of dropout; None for a different one each time
     backend        "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle
+    forget_bias    None: forget gates start like every other parameter, as in PyTorch. A number: what the sum of their
+                   two biases starts at, in every layer and direction; the rows of f are set to it in bias_ih and to 0
+                   in bias_hh, all other parameters are what the seed makes them. 1 is what Jozefowicz et al. (2015)
+                   advise: gates that start open remember from the first step of training on. ValueError without bias.
+                   It is about the start only: what is trained or loaded afterwards stands. The layer, its copies and
+                   its files keep the number as the attribute `forget_bias`.
 
     TypeError or ValueError for an argument of a wrong type or value.
     """
 
-    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size")
+    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size", "forget_bias")
 
     def __init__(
         self,
@@ -336,9 +342,23 @@ class LSTM(_Recurrent):
         dtype: Any = "float32",
         seed: int | None = None,
         backend: str | None = None,
+        forget_bias: float | None = None,
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__("lstm", *shape, device, dtype, seed, backend)
+        self.forget_bias = None if forget_bias is None else validation.finite("forget_bias", forget_bias, self.dtype)
+        if self.forget_bias is not None:
+            self._start_forget_gates(self.forget_bias)
+
+    def _start_forget_gates(self, total: float) -> None:
+        """Set the forget gates' biases so that their sum is `total`."""
+        if not self.bias:
+            raise ValueError(f"forget_bias: expected None with bias=False, got {total}")
+        rows = slice(self.hidden_size, 2 * self.hidden_size)
+        for sequence in self.sequences:
+            for weights in sequence.parameters.directions:
+                weights["bias_ih"][rows] = total
+                weights["bias_hh"][rows] = 0
 
 
 class GRU(_Recurrent):
@@ -350,7 +370,7 @@ class GRU(_Recurrent):
         h = (1 - z) ⊙ n + z ⊙ h'
 
     reset_after  True: as in PyTorch and cuDNN. False: as published by Cho et al. (2014), and ONNX's default.
-    The other arguments are those of `LSTM`.
+    The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
     _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "reset_after")
@@ -381,7 +401,7 @@ class RNN(_Recurrent):
     """The plain (Elman) recurrent layer: h = tanh(W x + b_ih + R h' + b_hh).
 
     nonlinearity  "tanh", or "relu" in its place
-    The other arguments are those of `LSTM`.
+    The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
     _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "nonlinearity")

@@ -65,6 +65,15 @@ def probability(name: str, value: Any) -> float:
     return number
 
 
+def finite(name: str, value: Any, dtype: np.dtype) -> float:
+    """A number that is finite in `dtype` too."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a finite number, got {value!r} ({type(value).__name__})")
+    if not abs(value) <= float(np.finfo(dtype).max):  # type: ignore[operator]  # integers may be too large for float
+        raise ValueError(f"{name}: expected a number that is finite in {dtype}, got {value}")
+    return float(value)
+
+
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     expected = " or ".join(f'"{c}"' for c in choices)
     if not isinstance(value, str):

@@ -417,6 +417,39 @@ def test_initial_parameters_are_uniform_in_one_over_root_hidden_size():
         assert abs(array.var() / (bound**2 / 3) - 1) < 5 * np.sqrt(0.8 / array.size), name
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_forget_bias_is_what_the_forget_gates_biases_add_up_to_at_first(dtype):
+    sizes, options = (I, H, 2), {"bidirectional": True, "proj_size": 2, "dtype": dtype, "seed": 0}
+    layer, plain = fastrnn.LSTM(*sizes, forget_bias=-1.5, **options), fastrnn.LSTM(*sizes, **options)
+    others = np.r_[:H, 2 * H : 4 * H]
+    for name, parameter in layer.parameters.items():
+        if name.startswith("bias"):
+            np.testing.assert_array_equal(parameter[H : 2 * H], -1.5 if name.startswith("bias_ih") else 0.0)
+            assert_same(parameter[others], plain.parameters[name][others])
+            assert np.ptp(plain.parameters[name][H : 2 * H]) > 0
+        else:
+            assert_same(parameter, plain.parameters[name])
+    zero = fastrnn.LSTM(*sizes, forget_bias=0, **options)
+    assert not zero.parameters["bias_ih_l1_reverse"][H : 2 * H].any()
+
+
+def test_forget_bias_is_kept_but_does_not_touch_what_is_loaded(tmp_path):
+    layer = fastrnn.LSTM(I, H, forget_bias=np.float32(1), seed=0)
+    assert layer.forget_bias == 1.0
+    assert "forget_bias=1.0" in repr(layer)
+    assert fastrnn.LSTM(I, H).forget_bias is None
+    assert "forget_bias" not in repr(fastrnn.LSTM(I, H))
+    layer.parameters["bias_ih_l0"][:] = 7
+    layer.save(tmp_path / "layer.npz")
+    for twin in (fastrnn.LSTM.load(tmp_path / "layer.npz"), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(twin) == repr(layer)
+        assert twin.forget_bias == 1.0
+        assert_same(twin.state_dict(), layer.state_dict())
+    other = fastrnn.LSTM(I, H, forget_bias=3.0)
+    other.load_state_dict(layer.state_dict())
+    assert_same(other.state_dict(), layer.state_dict())
+
+
 def test_the_seed_fixes_the_initial_parameters():
     def initial(**options):
         return fastrnn.GRU(I, H, 2, backend="reference", **options).state_dict()

@@ -36,7 +36,7 @@ class CharacterModel:
     dtype           "float32" or "float64"
     seed            of the initial parameters and of dropout; None for different ones each time
     backend         of the recurrent layers
-    forget_bias     what the LSTM's forget gates start with on top of PyTorch's start; None for nothing
+    forget_bias     where the LSTM's forget gates start (see `LSTM`); the other cells have none
     """
 
     def __init__(
@@ -67,24 +67,16 @@ class CharacterModel:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout}")
         between = dropout if num_layers > 1 else 0.0
-        self.layer = CELLS[cell](
-            embedding_size, hidden_size, num_layers, dropout=between, dtype=dtype, seed=seed, backend=backend
-        )
+        options = {"dropout": between, "dtype": dtype, "seed": seed, "backend": backend}
+        if cell == "lstm":
+            options["forget_bias"] = forget_bias
+        self.layer = CELLS[cell](embedding_size, hidden_size, num_layers, **options)
         self._dropout = dropout
-        if cell == "lstm" and forget_bias is not None:
-            self._open_forget_gates(forget_bias)
         generator, self._dropout_generator = np.random.default_rng(seed).spawn(2)
         size, bound = len(vocabulary), hidden_size**-0.5
         self.embedding = generator.standard_normal((size, embedding_size)).astype(dtype)
         self.head_weight = generator.uniform(-bound, bound, (size, hidden_size)).astype(dtype)
         self.head_bias = np.zeros(size, dtype)
-
-    def _open_forget_gates(self, bias: float) -> None:
-        """Add it to their biases: Jozefowicz et al., "An empirical exploration of recurrent network architectures"."""
-        H = self.layer.hidden_size
-        for name, parameter in self.layer.parameters.items():
-            if name.startswith("bias_ih"):
-                parameter[H : 2 * H] += bias
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:

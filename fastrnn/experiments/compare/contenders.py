@@ -19,11 +19,7 @@ class Contender:
     def layer(self, input_size: int, hidden_size: int, seed: int) -> Layer:
         """One float32 layer with its initial parameters."""
         if self.cell == "lstm":
-            layer = LSTM(input_size, hidden_size, seed=seed)  # TEMPORARY until forget_bias is there
-            if self.forget_bias is not None:
-                for name, value in (("bias_ih_l0", self.forget_bias), ("bias_hh_l0", 0.0)):
-                    layer.parameters[name][hidden_size : 2 * hidden_size] = value
-            return layer
+            return LSTM(input_size, hidden_size, seed=seed, forget_bias=self.forget_bias)
         return {"rnn": RNN, "gru": GRU}[self.cell](input_size, hidden_size, seed=seed)
 
 
