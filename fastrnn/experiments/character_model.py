@@ -63,6 +63,7 @@ class CharacterModel:
             "embedding_size": embedding_size,
             "dropout": dropout,
             "dtype": dtype,
+            "forget_bias": forget_bias,
         }
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout}")

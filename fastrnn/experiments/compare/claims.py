@@ -1,16 +1,17 @@
 """The claims about plain RNN, GRU and LSTM, and what the measurements say for and against each.
 
-Each claim is broken into tests with a threshold. It is supported if all that were measured hold, not supported if none
-does, and mixed otherwise.
+Each claim is broken into tests with a threshold. It is supported if all hold, not supported if none does, and mixed
+otherwise; where what was measured leaves that open, it is not decided.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .results import Cost, Results, Scaled, finite, median
+from .results import Cost, Results, Scaled, finite
 
-SUPPORTED, MIXED, REFUTED, UNKNOWN = "supported", "mixed", "not supported", "not measured"
+SUPPORTED, MIXED, REFUTED, UNDECIDED = "supported", "mixed", "not supported", "not decided"
 
 ALIVE = 0.01  # a gradient is alive if so much of it is left
 GROWTH = 0.01  # a gradient vanishes or explodes if it changes by so much per step: by half or twice in 70
@@ -47,10 +48,12 @@ class Claim:
     @property
     def verdict(self) -> str:
         """In one or two words."""
-        held = [test.holds for test in self.tests if test.holds is not None]
-        if not held:
-            return UNKNOWN
-        return SUPPORTED if all(held) else MIXED if any(held) else REFUTED
+        outcomes = {test.holds for test in self.tests}
+        if {True, False} <= outcomes:
+            return MIXED
+        if None in outcomes:
+            return UNDECIDED
+        return SUPPORTED if True in outcomes else REFUTED
 
     @property
     def summary(self) -> str:
@@ -129,16 +132,22 @@ def _kept_alive(results: Results) -> list[Test]:
     task, lag = longest_memory(results)
 
     def alive(contender: str, when: str) -> Test:
-        runs, title = results.of(task, contender), TITLES[contender]
-        numbers = [getattr(run, when).norm_at(lag) for run in runs]
-        text = f"{title}, {WHEN[when]}: at least {ALIVE} of the gradient is left after {lag} steps"
-        return _test(text, runs, lambda: most(n >= ALIVE for n in numbers), lambda: spread(numbers))
+        numbers = finite([look.norm_at(lag) for look in results.looks(task, contender, when)])
+        text = f"{TITLES[contender]}, {WHEN[when]}: at least {ALIVE} of the gradient is left after {lag} steps"
+        return _test(text, numbers, lambda: most(n >= ALIVE for n in numbers), lambda: spread(numbers))
+
+    def by_gate(contender: str, path: str) -> Test:
+        numbers = finite([look.direct_at(lag) for look in results.looks(task, contender, "trained")])
+        text = f"{TITLES[contender]}, after training: {path} alone leaves at least {ALIVE} of it"
+        return _test(text, numbers, lambda: most(n >= ALIVE for n in numbers), lambda: spread(numbers))
 
     rnn = alive("rnn", "trained")
     lost = None if rnn.holds is None else not rnn.holds
     return [
         alive("gru", "trained"),
         alive("lstm", "trained"),
+        by_gate("gru", "the update gate"),
+        by_gate("lstm", "the cell path"),
         Test(f"plain RNN, after training: less than {ALIVE} is left", lost, rnn.numbers),
         alive("gru", "start"),
         alive("lstm", "start"),
@@ -147,15 +156,16 @@ def _kept_alive(results: Results) -> list[Test]:
 
 def _forget_bias(results: Results) -> list[Test]:
     task, lag = longest_memory(results)
-    starts = {name: [run.start.norm_at(lag) for run in results.of(task, name)] for name in ("lstm", "lstm-default")}
-    one, other = starts["lstm"], starts["lstm-default"]
+    one, other = (
+        finite([look.norm_at(lag) for look in results.looks(task, name, "start")]) for name in ("lstm", "lstm-default")
+    )
     tasks = [
         t for t in results.tasks if results.solved_at(t) and results.of(t, "lstm") and results.of(t, "lstm-default")
     ]
     solved = {t: [_solved(results, t, name) for name in ("lstm", "lstm-default")] for t in tasks}
     solved = {t: each for t, each in solved.items() if any(map(any, each))}
     needed = {t: [_updates(results, t, name) for name in ("lstm", "lstm-default")] for t in tasks}
-    both = {t: (a, b) for t, (a, b) in needed.items() if a is not None and b is not None}
+    needed = {t: each for t, each in needed.items() if min(each) < math.inf}
     bits = [[run.loss for run in results.of("text", name)] for name in ("lstm", "lstm-default")]
     return [
         _test(
@@ -170,9 +180,9 @@ def _forget_bias(results: Results) -> list[Test]:
             lambda: "; ".join(f"{t}: {_share(a)} with it, {_share(b)} without" for t, (a, b) in solved.items()),
         ),
         _test(
-            f"where both solve a task, it needs at most {FASTER} of the updates, in the median over the tasks",
-            both, lambda: statistics.median(a / b for a, b in both.values()) <= FASTER,
-            lambda: "; ".join(f"{t}: {a:,.0f} with it, {b:,.0f} without" for t, (a, b) in both.items()),
+            f"it needs at most {FASTER} of the updates to solve a task, in the median over those that either solves",
+            needed, lambda: statistics.median(a / b if a < math.inf else a for a, b in needed.values()) <= FASTER,
+            lambda: "; ".join(f"{t}: {_times(a)} with it, {_times(b)} without" for t, (a, b) in needed.items()),
         ),
         _test(
             "on the text it needs fewer bits per character with every seed than any seed without",
@@ -289,10 +299,14 @@ def _solved(results: Results, task: str, contender: str) -> list[bool]:
     return [run.loss is not None and run.loss < limit for run in results.of(task, contender)]
 
 
-def _updates(results: Results, task: str, contender: str) -> float | None:
-    """The median of the updates until the task is solved, if most seeds solve it."""
+def _updates(results: Results, task: str, contender: str) -> float:
+    """The median of the updates until the task is solved; infinite unless most seeds solve it."""
     needed = [run.first_below(results.solved_at(task) or 0.0) for run in results.of(task, contender)]
-    return median(needed) if most(n is not None for n in needed) else None
+    return statistics.median(math.inf if n is None else n for n in needed)
+
+
+def _times(updates: float) -> str:
+    return f"{updates:,.0f} updates" if updates < math.inf else "never"
 
 
 def _share(solved: Sequence[bool]) -> str:
@@ -301,4 +315,4 @@ def _share(solved: Sequence[bool]) -> str:
 
 def _test(text: str, measured: object, holds: Callable[[], bool], numbers: Callable[[], str]) -> Test:
     """The test, where there is something to judge."""
-    return Test(text, bool(holds()), numbers()) if measured else Test(text, None, UNKNOWN)
+    return Test(text, bool(holds()), numbers()) if measured else Test(text, None, "not measured")

@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options. `arguments.refuse(reason)` then ends the program over a wrong one."""
     parser.set_defaults(refuse=parser.error)
     size, training = partial(integer, most=_LARGEST), DEFAULT.training
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results, report and plots; what is done already "
-                        "is not done again (fastrnn-comparison, with -quick behind it if so)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results, report and plots; what is done "
+                        "already is not done again (fastrnn-comparison, with -quick behind it if so)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="shorter sequences, fewer updates and seeds: some minutes")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", 
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK",
                         help=f"of {', '.join(TASKS)} (all)")  # fmt: skip
     parser.add_argument(
-        "--contenders", nargs="+", choices=tuple(CONTENDERS), default=list(CONTENDERS), metavar="NAME",
+        "--contenders", nargs="+", choices=tuple(CONTENDERS), metavar="NAME",
         help=f"of {', '.join(CONTENDERS)} (all)",
     )  # fmt: skip
     parser.add_argument("--seeds", type=size, metavar="N", help=f"trainings of each ({SEEDS}; quick: {QUICK_SEEDS})")
@@ -68,10 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        f"({training['adding'].learning_rate:g})")  # fmt: skip
     group = parser.add_argument_group("what comes of it")
     group.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="run nothing: report on this results.json"
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="run nothing: report on this results.json, to --out, --docs or both",
     )
-    group.add_argument("--docs", type=Path, metavar="PAGE", help="fill the marked block of this Markdown page too, and put "
-                       "results and plots into the folder of its name beside it")  # fmt: skip
+    group.add_argument("--docs", type=Path, metavar="PAGE", help="fill the marked blocks of this Markdown page too, "
+                       "and put results and plots into the folder of its name beside it")  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="plain text, even where rich is installed")
 
 
@@ -80,6 +84,12 @@ _LENGTHS = {  # option: the field of the settings, the least that makes sense, a
     "--delay": ("delay", 1, "steps for which copying waits"),
     "--parity-length": ("parity_length", 2, "steps of the parity task"),
 }
+
+
+_OF_A_RUN = (
+    "quick", "tasks", "contenders", "seeds", "processes", "hidden", "equal_parameters", "length", "delay",
+    "parity_length", "updates", "batch", "learning_rate",
+)  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,7 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.source is not None:
         return _report_only(arguments, show)
     settings = _settings(arguments)
-    tasks, contenders = _in_order(arguments.tasks, TASKS), _in_order(arguments.contenders, CONTENDERS)
+    tasks, contenders = (
+        _in_order(arguments.tasks or TASKS, TASKS),
+        _in_order(arguments.contenders or CONTENDERS, CONTENDERS),
+    )
     seeds = arguments.seeds or (QUICK_SEEDS if arguments.quick else SEEDS)
     baselines = _baselines(arguments, settings, tasks)
     processes = arguments.processes or processors()
@@ -187,9 +200,10 @@ def _introduction(settings: Settings, jobs: Sequence[Job], processes: int, folde
     return f"{size[0].upper()}{size[1:]}: {len(jobs)} jobs in {processes} processes, results in {folder}"
 
 
-def _in_order(chosen: Sequence[str], order: Iterable[str]) -> list[str]:
+def _in_order(chosen: Iterable[str], order: Iterable[str]) -> list[str]:
     """Without repeats, in the usual order."""
-    return [name for name in order if name in chosen]
+    wanted = set(chosen)
+    return [name for name in order if name in wanted]
 
 
 def _machine() -> dict[str, Any]:
@@ -263,26 +277,31 @@ def _gather(
     return Results(settings, runs, scaled, costs, baselines, _machine(), failed)
 
 
-def _report(show: Display, found: Results, folder: Path, page: Path | None) -> None:
-    write(folder / "results.json", results.as_json(found))
-    for path in write_report(show, found, folder):
-        show.say(f"wrote {path}")
+def _report(show: Display, found: Results, folder: Path | None, page: Path | None) -> None:
+    if folder is not None:
+        write(folder / "results.json", results.as_json(found))
+        for path in write_report(show, found, folder):
+            show.say(f"wrote {path}")
     if page is not None:
         for path in write_docs(found, page):
             show.say(f"wrote {path}")
 
 
 def _report_only(arguments: argparse.Namespace, show: Display) -> int:
+    for name in _OF_A_RUN:
+        if getattr(arguments, name):
+            arguments.refuse(f"argument --{name.replace('_', '-')}: not allowed with --from, which runs nothing")
+    if arguments.out is None and arguments.docs is None:
+        arguments.refuse("argument --from: it needs --out, --docs or both, to say where to write")
     try:
         found = results.load(arguments.source)
     except OSError as error:
         arguments.refuse(f"argument --from: {str(arguments.source)!r}: {error.strerror}")
     except ValueError as error:
         arguments.refuse(f"argument --from: {error}")
-    folder = arguments.out or arguments.source.parent
-    if not folder.is_dir():
-        arguments.refuse(f"argument --out: there is no folder {str(folder)!r}")
-    _report(show, found, folder, arguments.docs)
+    if arguments.out is not None and not arguments.out.is_dir():
+        arguments.refuse(f"argument --out: there is no folder {str(arguments.out)!r}")
+    _report(show, found, arguments.out, arguments.docs)
     return 0
 
 

@@ -73,5 +73,5 @@ def _learn(learner: Learner, job: Job, settings: Settings, report: Report) -> di
         "diverged": diverged,
         "erased": learner.erased(),
         "start": start,
-        "trained": look(learner.layer, learner.probe(), job.closely),
+        "trained": None if diverged else look(learner.layer, learner.probe(), job.closely),
     }

@@ -4,74 +4,65 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.diagnostics import GradientFlow, gate_statistics, gradient_flow, jacobians
+from fastrnn.diagnostics import gate_statistics, gradient_flow, jacobians
 
 from .sequence_model import Layer
+from .tasks import Adding
 
 _POINTS = 34  # lags that are kept
 _UNITS = 32  # whose gates are kept
 _MARK = 1  # the adding problem's input that marks a number
 
-_GATED = ("lstm", "gru")
 _CANDIDATES = ("g", "n")  # no gates, but what they let in
 
 
 def look(layer: Layer, x: np.ndarray, closely: bool) -> dict[str, Any]:
-    """Gradients, Jacobians and gates on the sequences `x` (T, B, I), the loss being at the last step only.
+    """Gradients, gates and Jacobians on the sequences `x` (T, B, I), the loss being at the last step only.
 
     closely  look also at the Jacobians and the gates of the first sequence, which takes longer and is more to keep
     """
     dy = np.zeros((*x.shape[:2], layer.hidden_size), layer.dtype)
     dy[-1] = np.random.default_rng(0).standard_normal(dy.shape[1:])
     flow = gradient_flow(layer, x, dy=dy)
-    lags, norms = by_lag(flow)
-    half_life = float(flow.half_life[0])
+    gates = gate_statistics(layer, x)
+    lags, norms = by_lag(flow.lags, flow.transmitted[0])
     seen: dict[str, Any] = {
         "lags": lags,
         "norms": norms,
         "decay": flow.decay_per_step[0],
-        "half_life": half_life,
+        "half_life": flow.half_life[0],
+        "direct": None if flow.direct is None else by_lag(flow.lags, flow.direct[0] / flow.direct[0, -1])[1],
+        "gates": {
+            gate: {"mean": mean, "low": gates.saturated_low[gate], "high": gates.saturated_high[gate]}
+            for gate, mean in gates.mean.items()
+            if gate not in _CANDIDATES
+        },
+        "memory": gates.half_life,
     }
-    if layer.cell in _GATED:
-        gates = gate_statistics(layer, x)
-        seen |= {
-            "gates": {
-                gate: {"mean": mean, "low": gates.saturated_low[gate], "high": gates.saturated_high[gate]}
-                for gate, mean in gates.mean.items()
-                if gate not in _CANDIDATES
-            },
-            "memory": gates.half_life,
-            "direct": gates.direct_path[::-1][lags],
-        }
-        if closely:
-            seen |= {
-                "traces": {
-                    gate: _trace(values[:, 0]) for gate, values in gates.gates.items() if gate not in _CANDIDATES
-                },
-                "marks": np.flatnonzero(x[:, 0, _MARK]) if x.shape[2] == 2 else None,
-            }
-    else:
-        R = layer.parameters["weight_hh_l0"]
-        seen["matrix"] = np.abs(np.linalg.eigvals(R)).max()
+    matrix = layer.parameters["weight_hh_l0"] if layer.cell == "rnn_tanh" else None
+    if matrix is not None:
+        seen["matrix"] = spectral_radius(matrix)
     if closely:
         steps = jacobians(layer, x)
-        halfway = steps.matrices[len(x) // 2]
-        seen["lyapunov"] = np.exp(steps.lyapunov_exponents.max())
-        seen["eigenvalues"] = {"jacobian": _complex(np.linalg.eigvals(halfway))}
-        if layer.cell not in _GATED:
-            seen["eigenvalues"]["matrix"] = _complex(np.linalg.eigvals(R))
+        seen["lyapunov"] = np.exp(steps.lyapunov_exponents[0])
+        seen["eigenvalues"] = {"jacobian": _complex(np.linalg.eigvals(steps.matrices[len(x) // 2]))}
+        if matrix is not None:
+            seen["eigenvalues"]["matrix"] = _complex(np.linalg.eigvals(matrix))
+        seen["traces"] = {gate: _trace(gates.gates[gate][:, 0]) for gate in seen["gates"] if gate != "h"}
+        seen["marks"] = np.flatnonzero(x[:, 0, _MARK]) if x.shape[2] == Adding.inputs else None
     return seen
 
 
-def by_lag(flow: GradientFlow) -> tuple[np.ndarray, np.ndarray]:
-    """Some lags, and the norm of dL/d(h, c) there relative to that at the last step."""
-    squares = flow.hidden[0] ** 2
-    if flow.cell is not None:
-        squares = squares + flow.cell[0] ** 2
-    order = np.argsort(flow.lags)
+def by_lag(lags: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the lags (T,), increasing, and the values there."""
+    order = np.argsort(lags)
     kept = order[np.unique(np.linspace(0, len(order) - 1, _POINTS).round().astype(int))]
-    norms = np.sqrt(squares)
-    return flow.lags[kept], norms[kept] / norms[order[0]]
+    return lags[kept], values[kept]
+
+
+def spectral_radius(matrix: np.ndarray) -> float:
+    """The largest magnitude of an eigenvalue."""
+    return float(np.abs(np.linalg.eigvals(matrix)).max())
 
 
 def _trace(gate: np.ndarray) -> np.ndarray:

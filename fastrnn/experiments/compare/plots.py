@@ -15,7 +15,7 @@ import numpy as np
 
 from .claims import longest_memory
 from .contenders import CONTENDERS
-from .results import Results, Run, Scaled
+from .results import Look, Results, Scaled
 from .tasks import TITLES, UNITS
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ _FLOOR = 1e-12  # gradients below are drawn there
 _GREY = "0.45"
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw all for which there are results. Returns the files, `folder`/NAME.png and .svg."""
+def draw(results: Results, folder: Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:
+    """Draw all for which there are results. Returns the files, `folder`/NAME and a suffix."""
     written = []
     for name, plot in PLOTS.items():
         with _figures():
             figure = plot(results)
             if figure is not None:
-                written += _save(figure, folder / name)
+                written += [_save(figure, folder / f"{name}{suffix}") for suffix in suffixes]
     return written
 
 
@@ -65,12 +65,11 @@ def _figures() -> Iterator[None]:
         plt.close("all")
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
-    written = []
-    for suffix, options in ((".png", {"dpi": 110}), (".svg", {"metadata": {"Date": None}})):
-        figure.savefig(path.with_suffix(suffix), **options)
-        written.append(path.with_suffix(suffix))
-    return written
+def _save(figure: Figure, path: Path) -> Path:
+    """Without a date, so that the same results give the same file."""
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=110, metadata=metadata)
+    return path
 
 
 def _panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
@@ -91,11 +90,11 @@ def learning(results: Results) -> Figure | None:
         for contender in results.contenders:
             runs = [run for run in results.of(task, contender) if run.diverged is None]
             if runs:
-                losses = np.array([[np.nan if v is None else v for v in run.losses] for run in runs])
+                losses = np.array([run.losses for run in runs], float)  # NaN where one is None
                 _band(ax, runs[0].updates, losses, contender)
-        _line(ax, results.baselines.get(task), "without memory" if task != "text" else "trigram")
+        _line(ax, results.baselines.get(task), "no\nmemory" if task != "text" else "trigram")
         if task != "text":
-            ax.set_yscale("log")
+            _decades(ax)
             _line(ax, results.solved_at(task), "solved")
         ax.set_title(_task_title(results, task))
         ax.set_ylabel(UNITS[task])
@@ -115,9 +114,10 @@ def gradients(results: Results) -> Figure | None:
     figure, axes = _panels(1, 2, 4.4, 3.2, sharey=True)
     for ax, when, title in zip(axes.flat, ("start", "trained"), ("At the start", "After training"), strict=True):
         for contender in results.contenders:
-            looks = [getattr(run, when) for run in results.of(task, contender)]
+            looks = results.looks(task, contender, when)
             if looks:
-                _band(ax, looks[0].lags, np.maximum([look.norms for look in looks], _FLOOR), contender)
+                norms = np.array([look.norms for look in looks], float)  # NaN where one is None
+                _band(ax, looks[0].lags, np.maximum(norms, _FLOOR), contender)
         ax.axvline(lag, color=_GREY, linewidth=0.8)
         ax.annotate("half a sequence", (lag, 1), (3, -3), ("data", "axes fraction"), textcoords="offset points",
                     color=_GREY, fontsize=7, va="top")  # fmt: skip
@@ -141,21 +141,18 @@ def scaling(results: Results) -> Figure | None:
 
 
 def _norms_by_radius(ax: Axes, scaled: Sequence[Scaled]) -> None:
-    radii = sorted({each.radius for each in scaled})
-    lines = [":", "-.", "-", "--", (0, (5, 1, 1, 1, 1, 1))]
+    radii = sorted({each.radius for each in scaled}, reverse=True)
+    lines: list[Any] = ["-", "--", (0, (5, 1, 1, 1, 1, 1)), "-.", ":"]
     for k, radius in enumerate(radii):
         same = [each for each in scaled if each.radius == radius and each.driven]
-        grey = str(0.65 - 0.65 * k / max(1, len(radii) - 1))
-        norms = np.median([each.norms for each in same], axis=0)
-        ax.plot(same[0].lags, norms, color=grey, linestyle=lines[k % len(lines)], linewidth=1.5)
-        ax.annotate(f"radius {radius:g}", (same[0].lags[-1], norms[-1]), (3, 0), textcoords="offset points",
-                    fontsize=7, va="center")  # fmt: skip
+        norms = np.nanmedian(np.array([each.norms for each in same], float), axis=0)
+        grey = str(0.6 * k / max(1, len(radii) - 1))
+        ax.plot(same[0].lags, norms, color=grey, linestyle=lines[k % len(lines)], linewidth=1.6, label=f"{radius:g}")
     ax.set_yscale("log")
-    ax.margins(x=0.02)
-    ax.set_xlim(right=1.22 * max(scaled[0].lags))
     ax.set_title("Plain RNN reading input: its gradient")
     ax.set_xlabel("steps before the last one")
     ax.set_ylabel("norm, relative to the last step")
+    ax.legend(fontsize=7, frameon=False, loc="lower left", title="spectral radius", title_fontsize=7, handlelength=3)
     ax.grid(color="0.9", linewidth=0.6)
 
 
@@ -176,10 +173,9 @@ def _decay_by_radius(ax: Axes, scaled: Sequence[Scaled]) -> None:
                 marker=marker, fillstyle=filling, color=colour, markeredgecolor="black", markeredgewidth=0.7,
                 markersize=5.5, label=label,
             )  # fmt: skip
-    ax.annotate("explodes", (0.995, 1), (0, 4), ("axes fraction", "data"), textcoords="offset points", ha="right",
-                fontsize=7, color=_GREY)  # fmt: skip
-    ax.annotate("vanishes", (0.995, 1), (0, -10), ("axes fraction", "data"), textcoords="offset points", ha="right",
-                fontsize=7, color=_GREY)  # fmt: skip
+    for text, offset in (("explodes", 4), ("vanishes", -10)):
+        ax.annotate(text, (0.01, 1), (0, offset), ("axes fraction", "data"), textcoords="offset points",
+                    fontsize=7, color=_GREY)  # fmt: skip
     ax.set_title("Decay per step against spectral radius")
     ax.set_xlabel("spectral radius of the recurrent matrix")
     ax.set_ylabel("factor per step")
@@ -190,63 +186,68 @@ def _decay_by_radius(ax: Axes, scaled: Sequence[Scaled]) -> None:
 def eigenvalues(results: Results) -> Figure | None:
     """Eigenvalues against the unit circle, at the start and after training."""
     task, _ = longest_memory(results)
-    shown: list[tuple[Run, str, str]] = []
-    for contender in results.contenders:
-        run = next((run for run in results.of(task, contender) if run.start.eigenvalues), None)
-        if run is not None:
-            if run.contender == "rnn":
-                shown.append((run, "matrix", "RNN: its recurrent matrix"))
-            if run.contender != "lstm-default":
-                title = CONTENDERS[run.contender].title.partition(",")[0].partition(" (")[0]
-                shown.append((run, "jacobian", f"{title}: Jacobian of a step"))
+    shown: list[tuple[str, list[Look], str]] = []
+    for contender, name in (("rnn", "RNN"), ("gru", "GRU"), ("lstm", "LSTM")):
+        looks = [_detailed(results, task, contender, when) for when in ("start", "trained")]
+        seen = [look for look in looks if look is not None]
+        if seen:
+            if contender == "rnn":
+                shown.append((f"{name}: its recurrent matrix", seen, "matrix"))
+            shown.append((f"{name}: Jacobian of a step", seen, "jacobian"))
     if not shown:
         return None
-    figure, (row,) = _panels(1, len(shown), 2.7, 2.9, sharey=True)
+    figure, (row,) = _panels(1, len(shown), 2.5, 3.0, sharey=True)
     angle = np.linspace(0, 2 * np.pi, 200)
-    for ax, (run, kind, title) in zip(row, shown, strict=True):
-        ax.plot(np.cos(angle), np.sin(angle), color=_GREY, linewidth=1)
-        for look, marker, colour, label in (
-            (run.start, "+", "#E69F00", "at the start"), (run.trained, "o", "#0072B2", "after training"),
-        ):  # fmt: skip
+    for ax, (title, looks, kind) in zip(row, shown, strict=True):
+        ax.plot(np.cos(angle), np.sin(angle), color=_GREY, linewidth=1, label="unit circle")
+        marks = (("+", "#E69F00", "at the start"), ("o", "#0072B2", "after training"))
+        for look, (marker, colour, label) in zip(looks, marks, strict=False):
             points = np.array((look.eigenvalues or {})[kind])
             ax.plot(points[:, 0], points[:, 1], linestyle="none", marker=marker, markersize=4, fillstyle="none",
                     color=colour, markeredgewidth=1, label=label)  # fmt: skip
         ax.set_aspect("equal")
+        ax.set_xticks([-1, 0, 1])
+        ax.set_yticks([-1, 0, 1])
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("real part")
         ax.grid(color="0.9", linewidth=0.6)
     row[0].set_ylabel("imaginary part")
-    _legend(figure, row[0], extra="unit circle in grey")
+    _legend(figure, row[0])
     return figure
 
 
 def gates(results: Results) -> Figure | None:
     """Gates of the trained GRU and LSTM over the steps of one sequence."""
     task, _ = longest_memory(results)
-    shown = []
     names = {"z": "update z (1: keep)", "r": "reset r", "f": "forget f (1: keep)", "i": "input i", "o": "output o"}
+    shown: list[tuple[Look, str, str]] = []
     for contender in ("gru", "lstm"):
-        for run in results.of(task, contender):
-            if run.trained.traces:
-                order = [gate for gate in names if gate in run.trained.traces]
-                shown += [(run, gate, f"{contender.upper()}: {names[gate]}") for gate in order]
-                break
+        look = _detailed(results, task, contender, "trained")
+        if look is not None:
+            shown += [
+                (look, gate, f"{contender.upper()}: {name}") for gate, name in names.items() if gate in look.gates
+            ]
     if not shown:
         return None
     figure, axes = _panels(len(shown), 1, 7.5, 1.25, sharex=True)
-    for ax, (run, gate, title) in zip(axes.flat, shown, strict=True):
-        image = ax.imshow((run.trained.traces or {})[gate], vmin=0, vmax=100, cmap="gray", aspect="auto",
-                          interpolation="nearest", origin="lower")  # fmt: skip
-        for mark in run.trained.marks or []:
+    for ax, (look, gate, title) in zip(axes.flat, shown, strict=True):
+        image = ax.imshow((look.traces or {})[gate], vmin=0, vmax=100, cmap="gray", aspect="auto",
+                          interpolation="nearest", origin="upper")  # fmt: skip
+        for mark in look.marks or []:
             ax.axvline(mark, color="#D55E00", linewidth=1.2, linestyle="--")
         ax.set_title(title, fontsize=9, loc="left")
         ax.set_yticks([])
         ax.set_ylabel("units")
-    marked = "; dashed: the two numbers to be added" if shown[0][0].trained.marks else ""
-    axes.flat[-1].set_xlabel(f"step of one sequence of {TITLES[task].lower()}{marked}")
+    marked = "; dashed: the two numbers to be added" if shown[0][0].marks else ""
+    axes.flat[-1].set_xlabel(f"step of one sequence ({TITLES[task].lower()}{marked})")
     bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.5, label="gate: black closed, white open")
     bar.set_ticks([0, 50, 100], labels=["0", "0.5", "1"])
     return figure
+
+
+def _detailed(results: Results, task: str, contender: str, when: str) -> Look | None:
+    """The first one with gates and eigenvalues."""
+    return next((look for look in results.looks(task, contender, when) if look.eigenvalues), None)
 
 
 PLOTS: dict[str, Callable[[Results], Figure | None]] = {
@@ -271,18 +272,27 @@ def _band(ax: Axes, x: Sequence[int], values: Any, contender: str) -> None:
     )  # fmt: skip
 
 
+def _decades(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _line(ax: Axes, height: float | None, text: str) -> None:
-    """A horizontal line with its name."""
+    """A horizontal line with its name at the right."""
     if height is not None:
-        ax.axhline(height, color=_GREY, linewidth=0.9)
-        ax.annotate(text, (0.01, height), (0, 2), ("axes fraction", "data"), textcoords="offset points",
-                    fontsize=7, color=_GREY)  # fmt: skip
+        ax.axhline(height, color=_GREY, linewidth=0.9, zorder=1)
+        ax.annotate(text, (1, height), (4, 0), ("axes fraction", "data"), textcoords="offset points",
+                    fontsize=7, color=_GREY, va="center")  # fmt: skip
 
 
-def _legend(figure: Figure, ax: Axes, extra: str = "") -> None:
+def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    title = extra or None
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, title=title, title_fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
 
 
 def _task_title(results: Results, task: str) -> str:

@@ -80,7 +80,7 @@ def provenance(found: Results) -> str:
     )
     return (
         f"{machine['cpu']}, {machine['processors']} processors; fastrnn {machine['fastrnn']}, "
-        f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['date']}. {size[0].upper()}{size[1:]}, float32, "
+        f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['date']}. {_capital(size)}, float32, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; updates: {updates}. "
         "Numbers are medians over the seeds, with the range in brackets. "
         f"Losses: {'; '.join(f'{task}, {UNITS[task]}' for task in found.tasks)}."
@@ -91,8 +91,8 @@ def verdicts(tested: Sequence[Claim]) -> str:
     """Each claim, its verdict, and its tests with what was measured."""
     marks = {True: "holds", False: "does not hold", None: "not measured"}
     parts = [
-        "A claim is *supported* if all tests of it that were measured hold, *not supported* if none does, and *mixed* "
-        "otherwise."
+        "A claim is *supported* if all tests of it hold, *not supported* if none does, and *mixed* otherwise; where "
+        "what was measured leaves that open, it is *not decided*."
     ]
     for claim in tested:
         lines = [f"- **{marks[test.holds]}**: {test.text}. {_capital(test.numbers)}." for test in claim.tests]
@@ -156,19 +156,20 @@ def gradients(found: Results) -> Table:
     rows = []
     task, lag = longest_memory(found)
     for name in found.contenders:
-        runs = found.of(task, name)
         for when, text in claims.WHEN.items():
-            looks: list[Look] = [getattr(run, when) for run in runs]
+            looks = found.looks(task, name, when)
             if looks:
                 rows.append(
                     (
                         CONTENDERS[name].title, text, spread([look.norm_at(lag) for look in looks]),
+                        spread([look.direct_at(lag) for look in looks]) if name != "rnn" else NONE,
                         spread([look.decay for look in looks]), spread([look.half_life for look in looks]),
-                        _of_first(looks, "lyapunov"), spread([look.matrix for look in looks]) if name == "rnn" else NONE,
+                        _of_first(looks, "lyapunov"),
+                        spread([look.matrix for look in looks]) if name == "rnn" else NONE,
                     )
                 )  # fmt: skip
     columns = (
-        "contender", "", f"gradient left after {lag} steps", "factor per step", "half-life, steps",
+        "contender", "", f"left after {lag} steps", "left by the gate alone", "factor per step", "half-life, steps",
         "growth of the Jacobians' product, per step", "spectral radius of R",
     )  # fmt: skip
     return Table(f"Gradients through time, {TITLES[task].lower()}", columns, rows)
@@ -179,9 +180,8 @@ def gates(found: Results) -> Table:
     rows = []
     task, _ = longest_memory(found)
     for name in found.contenders:
-        runs = found.of(task, name)
         for when, text in claims.WHEN.items():
-            looks: list[Look] = [getattr(run, when) for run in runs]
+            looks = found.looks(task, name, when)
             for gate in looks[0].gates if looks else ():
                 values = [[look.gates[gate][kind] for look in looks] for kind in ("mean", "low", "high")]
                 mean, low, high = map(statistics.median, values)
@@ -230,9 +230,9 @@ def filled(text: str, found: Results) -> str:
 
 
 def write_docs(found: Results, page: Path) -> list[Path]:
-    """Fill the blocks of a Markdown page, and put results.json and the plots into the folder of its name beside it."""
+    """Fill a Markdown page's blocks, and put results.json and the plots (PNG) into the folder of its name beside it."""
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     write(folder / "results.json", results.as_json(found))
     page.write_text(filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
-    return [page, folder / "results.json", *plots.draw(found, folder)]
+    return [page, folder / "results.json", *plots.draw(found, folder, (".png",))]

@@ -17,28 +17,28 @@ FORMAT = 1
 class Look:
     """What a layer's gradients and gates are, on the probe.
 
-    norms        by lag, the norm of dL/d(state) relative to that at the last step, where alone the loss is
-    lags         of these
+    lags         some, increasing
+    norms        by lag, the norm of the state's gradient relative to that at the last step, where alone the loss is
     decay        the fitted factor per step
     half_life    in steps; None where nothing decays
     lyapunov     the factor per step by which the Jacobians' product grows or decays in its largest direction
     matrix       spectral radius of the recurrent matrix, of the RNN's
-    gates        {gate: its mean and the shares of it below and above the limits of saturation}
-    memory       the half-life that the forget or update gate implies, in steps
-    direct       by lag, the product of the gate that keeps: the path without matrices
+    gates        {gate, or "h" of the RNN: its mean, and the shares "low" and "high" in the outer tenths of its range}
+    memory       the half-life that the forget or update gate implies, in steps: the median over the units
+    direct       by lag, what the path without matrices, through that gate alone, leaves of the gradient
     traces       {gate: percent, (units, steps)} of one sequence, and `marks`, the steps with something to remember
     eigenvalues  real and imaginary parts: of the step's Jacobian halfway, and of the RNN's matrix
     """
 
     lags: list[int]
-    norms: list[float]
+    norms: list[float | None]
     decay: float | None
     half_life: float | None
     lyapunov: float | None = None
     matrix: float | None = None
     gates: dict[str, dict[str, float]] = field(default_factory=dict)
     memory: float | None = None
-    direct: list[float] | None = None
+    direct: list[float | None] | None = None
     traces: dict[str, list[list[int]]] | None = None
     marks: list[int] | None = None
     eigenvalues: dict[str, list[list[float]]] | None = None
@@ -47,10 +47,16 @@ class Look:
         """Without traces and eigenvalues."""
         return replace(self, traces=None, marks=None, eigenvalues=None)
 
-    def norm_at(self, lag: int) -> float:
+    def norm_at(self, lag: int) -> float | None:
         """At the nearest lag that is kept."""
-        nearest = min(range(len(self.lags)), key=lambda k: abs(self.lags[k] - lag))
-        return self.norms[nearest]
+        return self.norms[self._nearest(lag)]
+
+    def direct_at(self, lag: int) -> float | None:
+        """Likewise; None also where there is no such path."""
+        return self.direct[self._nearest(lag)] if self.direct else None
+
+    def _nearest(self, lag: int) -> int:
+        return min(range(len(self.lags)), key=lambda k: abs(self.lags[k] - lag))
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,12 @@ class Run:
     diverged: str | None
     erased: dict[str, float | None]
     start: Look
-    trained: Look
+    trained: Look | None  # None if it diverged
 
     def without_details(self) -> "Run":
         """Without what is much, and shown of one task only."""
-        return replace(self, start=self.start.without_details(), trained=self.trained.without_details())
+        trained = self.trained and self.trained.without_details()
+        return replace(self, start=self.start.without_details(), trained=trained)
 
     def first_below(self, limit: float) -> int | None:
         """The first update of the curve at which the loss is below."""
@@ -129,6 +136,10 @@ class Results:
         """The runs of all seeds."""
         return [run for run in self.runs if (run.task, run.contender) == (task, contender)]
 
+    def looks(self, task: str, contender: str, when: str) -> list[Look]:
+        """Of the seeds that did not diverge, "start" or "trained"."""
+        return [look for run in self.of(task, contender) if (look := getattr(run, when)) is not None]
+
     @property
     def tasks(self) -> list[str]:
         """Of which there are runs."""
@@ -177,7 +188,7 @@ def read(content: dict[str, Any]) -> Results:
 
 def run_from(mapping: dict[str, Any]) -> Run:
     """A run from what `dataclasses.asdict` made of it."""
-    looks = {name: Look(**mapping[name]) for name in ("start", "trained")}
+    looks = {name: mapping[name] and Look(**mapping[name]) for name in ("start", "trained")}
     return Run(**{**mapping, **looks})
 
 

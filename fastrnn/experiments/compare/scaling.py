@@ -7,7 +7,7 @@ import numpy as np
 from fastrnn import RNN
 from fastrnn.diagnostics import gradient_flow, jacobians
 
-from .look import by_lag
+from .look import by_lag, spectral_radius
 from .settings import Settings
 from .tasks import Adding
 
@@ -45,20 +45,15 @@ def scaled_matrices(settings: Settings, seed: int) -> dict[str, Any]:
     return {"scaled": rows}
 
 
-def spectral_radius(matrix: np.ndarray) -> float:
-    """The largest magnitude of an eigenvalue."""
-    return float(np.abs(np.linalg.eigvals(matrix)).max())
-
-
 def _measured(layer: RNN, x: np.ndarray, driven: bool, generator: np.random.Generator) -> dict[str, Any]:
     dy = np.zeros((*x.shape[:2], layer.hidden_size))
     dy[-1] = generator.standard_normal(dy.shape[1:])
     flow = gradient_flow(layer, x, dy=dy)
-    lags, norms = by_lag(flow)
+    lags, norms = by_lag(flow.lags, flow.transmitted[0])
     steps = jacobians(layer, x) if driven else None
     return {
         "decay": flow.decay_per_step[0],
-        "lyapunov": np.exp(steps.lyapunov_exponents.max()) if steps else None,
+        "lyapunov": np.exp(steps.lyapunov_exponents[0]) if steps else None,
         "jacobian_radius": steps.spectral_radius.mean() if steps else None,
         "lags": lags,
         "norms": norms,

@@ -49,9 +49,10 @@ class Store:
     def load(self, name: str) -> dict[str, Any] | None:
         """A job's result, None if there is none, or no whole one."""
         try:
-            return dict(json.loads((self._jobs / f"{name}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = json.loads((self._jobs / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
+        return found if isinstance(found, dict) else None
 
     def save(self, name: str, result: dict[str, Any]) -> None:
         """Keep a job's result."""
