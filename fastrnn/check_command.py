@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from . import __version__
+from .blas import use_one_thread
 from .check_cases import CELLS, DTYPES, Case, cases
 from .check_report import Quantity
 from .checking import expect, judge
-from .experiments.blas import use_one_thread
 from .experiments.display import Display, RichDisplay, best_display
 from .experiments.host import cpu_name
 from .threads import get_num_threads, set_num_threads

@@ -107,8 +107,8 @@ def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int) -> Expecte
 
     state = random_state() if state is None else state
     inputs = Inputs(x, state, normal(*x.shape[:-1], layout.output_size), random_state())
-    double, reference = np.dtype(np.float64), _twin(layer, layer.dtype)
-    truth = _run(_twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
+    double, reference = np.dtype(np.float64), twin(layer, layer.dtype)
+    truth = _run(twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
     same = truth if layer.dtype == double else _run(reference, inputs)
     return Expected(reference, inputs, truth, same)
 
@@ -155,14 +155,14 @@ def _run(layer: _Recurrent, inputs: Inputs) -> dict[str, np.ndarray]:
     }
 
 
-def _twin(layer: _Recurrent, dtype: np.dtype) -> _Recurrent:
-    """The layer on the reference backend: the same parameters in `dtype`, and the same dropout masks to come."""
-    twin = copy.copy(layer)
-    twin.backend, twin.dtype, twin._generator = "reference", dtype, copy.deepcopy(layer._generator)
-    twin._allocate()
+def twin(layer: _Recurrent, dtype: np.dtype, backend: str = "reference") -> _Recurrent:
+    """The layer on another backend: the same parameters in `dtype`, and the same dropout masks to come."""
+    other = copy.copy(layer)
+    other.backend, other.dtype, other._generator = backend, dtype, copy.deepcopy(layer._generator)
+    other._allocate()
     for name, parameter in layer.parameters.items():
-        twin.parameters[name][...] = parameter
-    return twin
+        other.parameters[name][...] = parameter
+    return other
 
 
 def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
@@ -181,10 +181,10 @@ def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
         return values * (1 + eps * generator.uniform(-1, 1, values.shape)).astype(values.dtype)
 
     for _ in range(_PERTURBED_RUNS):
-        twin = _twin(expected.reference, dtype)
-        for parameter in twin.parameters.values():
+        other = twin(expected.reference, dtype)
+        for parameter in other.parameters.values():
             parameter[...] = moved(parameter)
-        perturbed = _run(twin, expected.inputs.mapped(moved))
+        perturbed = _run(other, expected.inputs.mapped(moved))
         yield {name: _error(perturbed[name], truth, dtype) for name, truth in expected.truth.items()}
 
 

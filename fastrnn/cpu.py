@@ -89,7 +89,11 @@ class CpuLayer:
         self.lanes = vector_unit().lanes(dtype.itemsize)
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, self.lanes)
-        self._planes = {"forward": forward_planes(self.cell), "backward": backward_planes(self.cell)}
+        self._planes = {
+            "forward": forward_planes(self.cell),
+            "backward": backward_planes(self.cell),
+            "backward_keeping": backward_planes(self.cell, keeping=True),
+        }
         self._plans: dict[tuple, Plan] = {}
         self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)
 
@@ -127,20 +131,8 @@ class CpuLayer:
         self, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...]
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`."""
-        x, states = saved.x, saved.states
-        T, B, input_size = x.shape
-        weights = self.weights.current(self.weights.backward)
-        # the kernel hands these back from step to step
-        dstates_0 = tuple(np.zeros_like(s) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True))
-        c_0, dc_0 = (address(states[1]), address(dstates_0[1])) if self.cell.has_cell_state else (0, 0)
-        dx = np.empty((self.directions, T, B, input_size), self.dtype)
         dflat = np.zeros(self.parameters.flat.size, self.dtype)
-        plan = self._plan("backward" if dy is not None else "backward_without_dy", T, B)
-        plan.run(
-            address(x), address(states[0]), c_0, address(saved.y), address(saved.gates), address(saved.cells),
-            address(dy) if dy is not None else 0, address(dstates_0[0]), dc_0, address(dx), address(dflat),
-            address(weights),
-        )  # fmt: skip
+        dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, address(dflat))
         self._idle.append((saved.gates, saved.cells))
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
@@ -148,7 +140,54 @@ class CpuLayer:
         ]
         for direction in gradients:
             self._copy_shared_biases(direction)
-        return (dx[0] if self.directions == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0, gradients
+        return dx, dstates_0, gradients
+
+    def gradients_in_time(
+        self, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Instead of `backward`: no gradients of weights, but those of the states at every step.
+
+        Returns dx (T, B, I); what arrives at each h from the steps after it, (D, T, B, R), which is dh without dy;
+        and for a cell with a cell state dc (D, T, B, H). `saved.gates` then hold what their names say of `Cell.saved`.
+        """
+        T, B, _ = saved.x.shape
+        carried = np.empty((self.directions, T, B, self.output_size), self.dtype)
+        dc = np.empty((self.directions, T, B, self.hidden_size), self.dtype) if self.cell.has_cell_state else None
+        kept = address(carried), 0 if dc is None else address(dc)
+        dx, _ = self._run_backward("backward_keeping", saved, dy, dstates, *kept)
+        return dx, carried, dc
+
+    def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
+        """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.
+
+        A backward pass puts gradients in the place of some of them (see `kernels/cells.py`).
+        """
+        T, B, _ = saved.x.shape
+        planes = saved.gates.reshape(self.directions, T, B, len(self.cell.saved), self.hidden_size)
+        cells = [{"c": cells} for cells in saved.cells] if self.cell.has_cell_state else [{}] * self.directions
+        return [
+            {name: planes[d, :, :, n] for n, name in enumerate(self.cell.saved)} | cells[d]
+            for d in range(self.directions)
+        ]
+
+    def _run_backward(
+        self, kind: str, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...], *results: int
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Run a backward plan; `results` are the addresses of what it computes beside dx and dstates_0."""
+        x, states = saved.x, saved.states
+        T, B, input_size = x.shape
+        weights = self.weights.current(self.weights.backward)
+        # the kernel hands these back from step to step
+        dstates_0 = tuple(np.zeros_like(s) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True))
+        c_0, dc_0 = (address(states[1]), address(dstates_0[1])) if self.cell.has_cell_state else (0, 0)
+        dx = np.empty((self.directions, T, B, input_size), self.dtype)
+        plan = self._plan(kind if dy is not None else f"{kind}_without_dy", T, B)
+        plan.run(
+            address(x), address(states[0]), c_0, address(saved.y), address(saved.gates), address(saved.cells),
+            address(dy) if dy is not None else 0, address(dstates_0[0]), dc_0, address(dx), *results,
+            address(weights),
+        )  # fmt: skip
+        return (dx[0] if self.directions == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0
 
     def _memory_to_save(self, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
         """Gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
@@ -203,7 +242,8 @@ class CpuLayer:
             if kind.startswith("forward"):
                 plan = self._plan_forward(T, B, workers, by_units, save=kind == "forward_saving")
             else:
-                plan = self._plan_backward(T, B, workers, by_units, has_dy=kind == "backward")
+                keeping, has_dy = kind.startswith("backward_keeping"), not kind.endswith("without_dy")
+                plan = self._plan_backward(T, B, workers, by_units, has_dy, keeping)
             self._plans[key] = plan
         return plan
 
@@ -267,8 +307,9 @@ class CpuLayer:
         template = Template(descriptions, self._planes["forward"], team, buffers)
         return Plan("loop forward", template, D * direction_bytes, workers)
 
-    def _plan_backward(self, T: int, B: int, workers: int, by_units: bool, has_dy: bool) -> Plan:
+    def _plan_backward(self, T: int, B: int, workers: int, by_units: bool, has_dy: bool, keeping: bool) -> Plan:
         cell, packed = self.cell, self.weights.backward
+        direction = "backward_keeping" if keeping else "backward"
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
         size, team = self.dtype.itemsize, max(1, workers // D)
         name = self.dtype.name
@@ -286,6 +327,9 @@ class CpuLayer:
             planes = self._state_planes(d, T, B, save=True)
             planes["dy"] = self._in_time(At("dy", d * h_row), T, B, y_row, d) if has_dy else Plane(zeros, 0, 0)
             planes["dh"] = self._in_time(projected, T, B, h_row, d)
+            if keeping:
+                planes["carried"] = self._in_time(At("carried", d * T * B * h_row), T, B, h_row, d)
+                planes["dc_t"] = self._in_time(At("dc", d * T * B * H * size), T, B, H * size, d)
             planes = {plane: where.backwards(T) for plane, where in planes.items()}
             if cell.carries_hidden:
                 planes["dh_next"] = Plane(dh_0, 0, h_row)
@@ -294,9 +338,9 @@ class CpuLayer:
             planes["dc_next"] = Plane(At("dc_0", d * B * H * size), 0, H * size)
             planes["zero"] = Plane(zeros, 0, 0)
             towards_x = cell.saved.index(cell.input_gradient[0][0])
-            gradients = self._gradients(d, T, B, projected)
+            gradients = [] if keeping else self._gradients(d, T, B, projected)
             header: dict[int, Word] = self._header(T, B, by_units, scratch, scratch_bytes) | {
-                b.DH_NEXT: self._planes["backward"].index("dh_next"),
+                b.DH_NEXT: self._planes[direction].index("dh_next"),
                 b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
                 b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
                 b.DX_TILE: compiled.kernel(f"tile 1 {name}"),
@@ -308,15 +352,16 @@ class CpuLayer:
                 b.GRADIENT_KERNEL: compiled.kernel(f"weight_gradient {name}"),
                 b.GRADIENTS: len(gradients),
             }
-            header |= self._stages(d, "backward", cell.backward, packed)
+            header |= self._stages(d, direction, cell.backward, packed)
             tables: dict[int, Table] = {
                 b.DH_0_TABLE: [(zeros, 0, 0, 0, dh_0, h_row)] * team,
                 b.DX_TABLE: [(zeros, 0, dx, self.input_size * size)],
                 b.GRADIENT_TABLE: gradients,
             }
             descriptions.append(Description(header, planes, tables))
-        buffers = ("x", "h_0", "c_0", "y", "gates", "cells", "dy", "dh_0", "dc_0", "dx", "dflat", "weights", "work")
-        template = Template(descriptions, self._planes["backward"], team, buffers)
+        results = ("carried", "dc") if keeping else ("dflat",)
+        buffers = ("x", "h_0", "c_0", "y", "gates", "cells", "dy", "dh_0", "dc_0", "dx", *results, "weights", "work")
+        template = Template(descriptions, self._planes[direction], team, buffers)
         return Plan("loop backward", template, D * direction_bytes, workers)
 
     def _header(self, T: int, B: int, by_units: bool, scratch: At, scratch_bytes: int) -> dict[int, Word]:

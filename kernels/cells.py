@@ -12,6 +12,9 @@ Everything read or written is a *plane*, a (B, units) slab for each step, named 
 gradients handed from the later step to this one, `back` what comes back through the matrix; derivatives are taken from
 outputs: σ' = s (1 - s) and tanh' = 1 - t².
 
+Backward formulas also return gradients that only a pass that keeps those of each step writes down: `dc_t`, all that
+arrives at the cell state, and `carried`, what arrives at h from the steps after it (`dh_next + back`, without dy).
+
 Sums begin with what is small beside them, biases or 0: each addition rounds at the size of the sum so far, so the
 direct gradient dy + dh_next, often the largest term, is added last.
 
@@ -54,7 +57,7 @@ def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
     df = df * f * (1.0 - f)
     dg = dg * (1.0 - g * g)
     do = do * o * (1.0 - o)
-    return dc * f, di, df, dg, do
+    return dc * f, di, df, dg, do, dc, dh_next + back
 
 
 # --- GRU, reset after the product (PyTorch, cuDNN) ---------------------------------------------------------------
@@ -77,7 +80,7 @@ def gru_backward(back, dy, dh_next, n, r, z, hn, h_prev):
     dn = dn * (1.0 - n * n)
     dr = dn * hn
     # r, z = sigmoid(...)
-    return dh * z, dn, dr * r * (1.0 - r), dz * z * (1.0 - z), dn * r
+    return dh * z, dn, dr * r * (1.0 - r), dz * z * (1.0 - z), dn * r, dh_next + back
 
 
 # --- GRU, reset before the product (Cho et al. 2014) -------------------------------------------------------------
@@ -99,7 +102,7 @@ def gru_candidate_backward(back, dy, dh_next, z, n, h_prev):
     # h = (1 - z) * n + z * h_prev
     dz = dh * (h_prev - n)
     # n = tanh(...), z = sigmoid(...)
-    return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n)
+    return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n), dh_next + back
 
 
 def gru_gates_backward(dq, r, h_prev, dh_direct):
@@ -116,7 +119,7 @@ def rnn_tanh(a):
 
 def rnn_tanh_backward(back, dy, dh_next, h):
     dh = dy + dh_next + back
-    return (dh * (1.0 - h * h),)
+    return dh * (1.0 - h * h), dh_next + back
 
 
 def rnn_relu(a):
@@ -125,7 +128,7 @@ def rnn_relu(a):
 
 def rnn_relu_backward(back, dy, dh_next, h):
     dh = dy + dh_next + back
-    return (relu_gradient(h, dh),)
+    return relu_gradient(h, dh), dh_next + back
 
 
 # --- how sums begin, and stages with nothing to do after the product ----------------------------------------------
@@ -140,7 +143,7 @@ def plus_direct(back, direct):
 
 
 def hidden_gradient(back, dy, dh_next):
-    return (dy + dh_next + back,)
+    return dy + dh_next + back, dh_next + back
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
@@ -153,6 +156,8 @@ class Stage:
     The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit.
     Backward, the gates lie one behind the other along the sum, beside the operand's planes, and a unit has one sum.
     The first `always` of `writes` are written in any case, the rest only when a backward pass will follow.
+    `finish` returns what goes to `writes`, and then, backward, what goes to `keeps` in a pass that keeps the gradients
+    of each step.
     """
 
     operand: tuple[str, ...]  # planes multiplied, side by side in memory
@@ -165,6 +170,7 @@ class Stage:
     writes: tuple[str, ...]
     always: int
     units: str = "hidden"  # or "output": how many units it has
+    keeps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,13 +215,14 @@ class Cell:
 _BOTH = ("bias_ih", "bias_hh")
 
 
-def _lstm_backward(operand, weight, gates, dy, dh_next):
+def _lstm_backward(operand, weight, gates, dy, dh_next, keeps):
     return Stage(
         operand, weight, gates, ("zero",), same,
         reads=(dy, dh_next, "i", "f", "g", "o", "c", "c_prev", "dc_next"),
         finish=lstm_backward,
         writes=("dc_next", "i", "f", "g", "o"),
         always=5,
+        keeps=keeps,
     )  # fmt: skip
 
 
@@ -234,7 +241,7 @@ LSTM = Cell(
     forward=(
         Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("h", "c", *_IFGO), 2),
     ),
-    backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), "dy", "dh_next"),),
+    backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), "dy", "dh_next", ("dc_t", "carried")),),
     carries_hidden=False,
     saved=_IFGO,
     input_gradient=(_IFGO, (0, 1, 2, 3)),
@@ -264,8 +271,9 @@ LSTM_PROJECTED = Cell(
             ("dh",),
             1,
             units="output",
+            keeps=("carried",),
         ),
-        _lstm_backward(("dh",), "weight_hr", (0,), "zero", "zero"),
+        _lstm_backward(("dh",), "weight_hr", (0,), "zero", "zero", ("dc_t",)),
     ),
     carries_hidden=False,
     saved=(*_IFGO, "m"),
@@ -295,6 +303,7 @@ GRU = Cell(
         Stage(
             ("r", "z", "hn"), "weight_hh", (0, 1, 2), ("zero",), same,
             ("dy", "dh_next", "n", "r", "z", "hn", "h_prev"), gru_backward, ("dh_next", "n", "r", "z", "hn"), 5,
+            keeps=("carried",),
         ),
     ),
     carries_hidden=True,
@@ -324,6 +333,7 @@ GRU_RESET_BEFORE = Cell(
         Stage(
             ("r", "z"), "weight_hh", (0, 1), ("zero",), same,
             ("dy", "dh_next", "z", "n", "h_prev"), gru_candidate_backward, ("dh_next", "z", "n"), 3,
+            keeps=("carried",),
         ),
         Stage(
             ("n",), "weight_hh", (2,), ("zero",), same,
@@ -348,12 +358,17 @@ def _rnn(name, forward, backward):
         biases=(Bias("b_a", _BOTH, 0),),
         inputs=("x_a",),
         forward=(Stage(("h_prev",), "weight_hh", (0,), ("x_a",), same, (), forward, ("h",), 1),),
-        backward=(Stage(("a",), "weight_hh", (0,), ("zero",), same, ("dy", "dh_next", "h"), backward, ("a",), 1),),
+        backward=(
+            Stage(
+                ("a",), "weight_hh", (0,), ("zero",), same, ("dy", "dh_next", "h"), backward, ("a",), 1,
+                keeps=("carried",),
+            ),
+        ),
         carries_hidden=False,
         saved=("a",),
         input_gradient=(("a",), (0,)),
         weight_gradients=(WeightGradient(("a",), 0, _X_AND_H, _BOTH),),
-    )
+    )  # fmt: skip
 
 
 RNN_TANH = _rnn("rnn_tanh", rnn_tanh, rnn_tanh_backward)

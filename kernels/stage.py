@@ -134,21 +134,23 @@ def scratch_access(dtype: str, lanes: int, number: int):
 
 
 def make_stage(direction: str, cell: str, number: str, dtype: str):
-    """Stage `number` of a cell: `direction` is "forward", "forward_saving" or "backward"."""
+    """Stage `number` of a cell: `direction` is "forward", "forward_saving", "backward" or "backward_keeping"."""
     description = CELLS[cell]
-    saving = direction != "forward"
-    if direction == "backward":
-        planes, stage = backward_planes(description), description.backward[int(number)]
+    backward, keeping = direction.startswith("backward"), direction == "backward_keeping"
+    if backward:
+        planes, stage = backward_planes(description, keeping), description.backward[int(number)]
+        writes = stage.writes + stage.keeps if keeping else stage.writes
     else:
         planes, stage = forward_planes(description), description.forward[int(number)]
+        writes = stage.writes if direction == "forward_saving" else stage.writes[: stage.always]
     return _make(
         dtype,
         plane_numbers(planes, stage.begins),
         stage.start,
         plane_numbers(planes, stage.reads),
         stage.finish,
-        plane_numbers(planes, stage.writes if saving else stage.writes[: stage.always]),
-        sums=1 if direction == "backward" else len(stage.begins),
+        plane_numbers(planes, writes),
+        sums=1 if backward else len(stage.begins),
     )
 
 

@@ -44,7 +44,7 @@ FORMULAS = {
     "rnn_tanh": (cells.rnn_tanh, lambda a: (math.tanh(a),)),
     "rnn_relu": (cells.rnn_relu, lambda a: (max(a, 0.0),)),
     "plus_direct": (cells.plus_direct, lambda back, direct: (back + direct,)),
-    "hidden_gradient": (cells.hidden_gradient, lambda back, dy, dh_next: (back + dy + dh_next,)),
+    "hidden_gradient": (cells.hidden_gradient, lambda back, dy, dh_next: (back + dy + dh_next, back + dh_next)),
     "same": (cells.same, lambda *values: values),
 }
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -117,6 +117,10 @@ class OneUnit:
         self.values |= {("h_0", 0): rng.uniform(low, high)}
         if cell.has_cell_state:
             self.values["c_0", 0] = rng.uniform(low, high)
+        # added to the states on the way: what a step's gradients are derivatives by
+        self.values |= {("h", t): 0.0 for t in range(steps)}
+        if cell.has_cell_state:
+            self.values |= {("c_prev", t): 0.0 for t in range(steps)}
         self.steps = steps
         self.upstream = {t: rng.uniform(-1, 1) for t in range(steps)} | {n: rng.uniform(-1, 1) for n in ("h_n", "c_n")}
 
@@ -127,6 +131,8 @@ class OneUnit:
         biases = {b.plane: sum(values[name, b.gate] for name in b.parameters) for b in cell.biases}
         for t in range(self.steps):
             planes = {"zero": 0.0, "x": values["x", t], "h_prev": h_prev, "c_prev": c_prev, **biases}
+            if cell.has_cell_state:
+                planes["c_prev"] += values["c_prev", t]
             for gate, (bias, plane) in enumerate(zip(cell.biases, cell.inputs, strict=False)):
                 planes[plane] = planes[bias.plane] + values["weight_ih", gate] * values["x", t]
             for stage in cell.forward:
@@ -138,6 +144,7 @@ class OneUnit:
                 ]
                 outputs = stage.finish(*sums, *[planes[name] for name in stage.reads])
                 planes |= dict(zip(stage.writes, outputs, strict=True))
+            planes["h"] += values["h", t]
             h_prev, c_prev = planes["h"], planes.get("c")
             steps.append(planes)
         return steps
@@ -162,8 +169,11 @@ class OneUnit:
                 (total,) = stage.start(*[planes[name] for name in stage.begins])
                 total += self.product(stage, operands)
                 outputs = stage.finish(total, *[planes[name] for name in stage.reads])
-                planes |= dict(zip(stage.writes, outputs, strict=True))
+                planes |= dict(zip(stage.writes + stage.keeps, outputs, strict=False))
             later = planes
+            gradients["h", t] = self.upstream[t] + planes["carried"]
+            if cell.has_cell_state:
+                gradients["c_prev", t] = planes["dc_t"] * steps[t]["f"]
             dh_next = planes["dh_next"] if cell.carries_hidden else 0.0
             dc_next = planes["dc_next"]
             gradients["x", t] = sum(
@@ -249,7 +259,8 @@ def test_formulas_take_and_give_what_the_stages_say(cell):
         begins = stage.start(*[0.5] * len(stage.begins))
         assert len(begins) == (len(stage.gates) if stage in cell.forward else 1)
         outputs = stage.finish(*begins, *[0.5] * len(stage.reads))
-        assert len(outputs) == len(stage.writes)
+        # the LSTM's formula has one output more where its projection has a stage of its own
+        assert len(outputs) - len(stage.writes + stage.keeps) == (stage.reads[:2] == ("zero", "zero"))
         assert 1 <= stage.always <= len(stage.writes)
         assert len(set(stage.writes)) == len(stage.writes)
 
@@ -290,9 +301,16 @@ def test_all_planes_are_in_the_loops_tables(cell):
     # `time_loops` finds the sums W x, then the biases that begin them, at the front
     gates = cell.gates
     assert forward_planes(cell)[: 2 * gates] == cell.inputs + tuple(bias.plane for bias in cell.biases[:gates])
-    for stages, planes in [(cell.forward, forward_planes(cell)), (cell.backward, backward_planes(cell))]:
+    keeping = backward_planes(cell, keeping=True)
+    for stages, planes in [
+        (cell.forward, forward_planes(cell)),
+        (cell.backward, backward_planes(cell)),
+        (cell.backward, keeping),
+    ]:
         for stage in stages:
             assert {*stage.operand, *stage.begins, *stage.reads, *stage.writes} <= set(planes)
+    kept = {"dc_t", "carried"} if cell.has_cell_state else {"carried"}
+    assert set(keeping) - set(backward_planes(cell)) == kept
 
 
 @every_cell

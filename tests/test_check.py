@@ -333,7 +333,7 @@ def test_gradients_that_underflow_pass():
     expected = checking.expect(layer, x, None, 0)
     # All that reaches the first step comes from the last.
     inputs = expected.inputs._replace(dy=np.zeros_like(expected.inputs.dy))
-    in_double = checking._twin(layer, np.dtype("float64"))
+    in_double = checking.twin(layer, np.dtype("float64"))
     truth = checking._run(in_double, inputs.mapped(lambda array: array.astype("float64")))
     same = checking._run(expected.reference, inputs)
     assert 0 < np.abs(truth["dh_0"]).max() < np.finfo(np.float32).tiny

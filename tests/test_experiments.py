@@ -544,7 +544,7 @@ def test_blas_is_brought_to_one_thread():
     """In a process of its own: there is no way back in this one. NumPy from PyPI has OpenBLAS; others may differ."""
     code = """
 import ctypes, numpy
-from fastrnn.experiments.blas import use_one_thread
+from fastrnn.blas import use_one_thread
 getter = getattr(ctypes.CDLL(numpy.linalg._umath_linalg.__file__), "scipy_openblas_get_num_threads64_", None)
 print(use_one_thread(), getter and getter())
 """

@@ -11,11 +11,11 @@ from types import FrameType
 
 import numpy as np
 
+from fastrnn.blas import use_one_thread
 from fastrnn.threads import get_num_threads, set_num_threads
 
 from . import text
 from .baselines import NGram
-from .blas import use_one_thread
 from .character_model import CELLS, CharacterModel
 from .display import Display, best_display
 from .losses import BITS_PER_NAT

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import __version__
-from fastrnn.experiments.blas import use_one_thread
+from fastrnn.blas import use_one_thread
 from fastrnn.experiments.display import Display, best_display
 from fastrnn.experiments.host import cpu_name, memory, processors
 from fastrnn.experiments.options import above_zero, integer

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from fastrnn.experiments.blas import use_one_thread
+from fastrnn.blas import use_one_thread
 from fastrnn.experiments.training import train
 from fastrnn.threads import set_num_threads
 
