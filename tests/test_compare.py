@@ -22,7 +22,7 @@ from fastrnn.experiments.compare import command, learners, results
 from fastrnn.experiments.compare.contenders import CONTENDERS, matching_size
 from fastrnn.experiments.compare.jobs import Job, do
 from fastrnn.experiments.compare.learners import hidden_size, make_learner
-from fastrnn.experiments.compare.processes import perform
+from fastrnn.experiments.compare.processes import Event, perform
 from fastrnn.experiments.compare.scaling import RADII, scaled_matrices, spectral_radius
 from fastrnn.experiments.compare.sequence_model import SequenceModel
 from fastrnn.experiments.compare.settings import DEFAULT, QUICK, TASKS, as_mapping, differences, from_mapping
@@ -307,7 +307,11 @@ def test_a_job_that_dies_or_raises_is_reported_and_the_others_go_on(processes):
     assert ends["exit"].value == "its process ended with status 3"
     assert ends["raise"].value.endswith("ValueError: not this one")
     assert [event.job for event in events if event.kind == "started"] == jobs
-    assert [event.value for event in events if event.kind == "reported"] == [("half", e) for e in sorted((1, 2, 3))]
+    assert sorted(event.value for event in events if event.kind == "reported") == [
+        ("half", 1),
+        ("half", 2),
+        ("half", 3),
+    ]
 
 
 def wait_for_ever(job, report):
@@ -401,17 +405,15 @@ def compare(tmp_path, monkeypatch):
 
 
 def in_this_process(jobs, function, processes):
-    """`perform` without processes."""
-    from fastrnn.experiments.compare.processes import Event
-
-    for job in jobs:
-        yield Event(job, "started")
-        yield Event(job, "finished", {"loss": 0.5, "seconds": 1.0, "diverged": None, "scaled": []} | RESULT)
+    """`perform` without processes, and with made-up results."""
+    for settings, job in jobs:
+        yield Event((settings, job), "started")
+        yield Event((settings, job), "finished", RESULT if job.task else {"scaled": []})
 
 
 LOOK = {"lags": [0, 3], "norms": [1.0, 0.5], "decay": 0.8, "half_life": 3.0}
 RESULT = {
-    "hidden": 5, "parameters": 10, "layer_parameters": 8, "updates": [0], "losses": [0.5], "erased": {},
+    "hidden": 5, "parameters": 10, "layer_parameters": 8, "seconds": 1.0, "loss": 0.5, "diverged": None, "updates": [0], "losses": [0.5], "erased": {},
     "start": LOOK, "trained": LOOK,
 }  # fmt: skip
 
@@ -460,8 +462,6 @@ def test_an_interrupt_leaves_what_is_done_and_the_next_run_goes_on(compare, tmp_
 
 
 def test_a_job_that_fails_is_named_and_done_by_the_next_run(compare, tmp_path, monkeypatch, capsys):
-    from fastrnn.experiments.compare.processes import Event
-
     def failing(jobs, function, processes):
         yield Event(jobs[0], "failed", "its process was killed by SIGKILL")
         yield from in_this_process(jobs[1:], function, processes)
@@ -494,7 +494,6 @@ def test_a_job_that_fails_is_named_and_done_by_the_next_run(compare, tmp_path, m
         (["--learning-rate", "nan"], "argument --learning-rate: expected a number above 0, got 'nan'"),
         (["--tasks", "sorting"], "argument --tasks: invalid choice: 'sorting'"),
         (["--contenders", "qrnn"], "argument --contenders: invalid choice: 'qrnn'"),
-        (["--tasks", "text", "--batch", "4096"], "argument --batch: batch, steps: 4096 texts of"),
         (["--out", "{tmp}/file"], "argument --out: '{tmp}/file': Not a directory"),
         (["--out", "{tmp}/file/more"], "argument --out: '{tmp}/file/more': Not a directory"),
         (["--out", "{tmp}"], "argument --out: '{tmp}': it is neither empty nor a comparison's"),
@@ -509,6 +508,7 @@ def test_a_job_that_fails_is_named_and_done_by_the_next_run(compare, tmp_path, m
 )
 def test_wrong_arguments_are_refused(options, reason, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "perform", None)  # nothing may be started
     (tmp_path / "file").write_text("something else")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit, match=r"^2$"):
@@ -528,16 +528,42 @@ def test_a_folder_of_something_else_is_refused(content, tmp_path, capsys):
     assert (tmp_path / "settings.json").read_text() == content
 
 
-def test_a_python_without_the_text_is_refused(monkeypatch, capsys, tmp_path):
-    def missing():
-        raise ImportError
+@pytest.fixture
+def language(monkeypatch):
+    """Sets the text, or the exception in its place."""
 
-    monkeypatch.setattr(text, "language_reference", missing)
-    learners.language.cache_clear()
-    learners.trigram.cache_clear()
+    def forget():
+        learners.language.cache_clear()
+        learners.trigram.cache_clear()
+
+    def set_text(value):
+        def read():
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        monkeypatch.setattr(text, "language_reference", read)
+        forget()
+
+    yield set_text
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (ImportError(), "argument --tasks: text: this Python lacks its language reference"),
+        ("too short " * 20, "argument --batch: batch, steps: 32 texts of 64 steps need 2049 characters, got 180"),
+    ],
+    ids=["missing", "short"],
+)
+def test_a_text_that_does_not_do_is_refused(value, reason, language, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "perform", None)
+    language(value)
     with pytest.raises(SystemExit, match=r"^2$"):
         main(["compare", "--out", str(tmp_path / "out")])
-    assert "argument --tasks: text: this Python lacks its language reference" in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def start(folder, *options):

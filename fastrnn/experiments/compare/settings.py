@@ -48,14 +48,14 @@ DEFAULT = Settings(
     hidden=64,
     equal_parameters=False,
     length=100,
-    delay=30,
+    delay=20,
     parity_length=50,
     text_steps=64,
     probe_steps=100,
     scaling_steps=100,
     training={
-        "adding": Training(batch=32, updates=4000, learning_rate=5e-3),
-        "copying": Training(batch=32, updates=4000, learning_rate=5e-3),
+        "adding": Training(batch=32, updates=5000, learning_rate=5e-3),
+        "copying": Training(batch=32, updates=6000, learning_rate=5e-3),
         "parity": Training(batch=32, updates=2000, learning_rate=5e-3),
         "text": Training(batch=32, updates=2000, learning_rate=5e-3),
     },
@@ -67,10 +67,10 @@ QUICK = replace(
     delay=10,
     parity_length=30,
     training={
-        "adding": Training(batch=32, updates=1200, learning_rate=5e-3),
-        "copying": Training(batch=32, updates=1000, learning_rate=5e-3),
-        "parity": Training(batch=32, updates=800, learning_rate=5e-3),
-        "text": Training(batch=32, updates=400, learning_rate=5e-3),
+        "adding": Training(batch=32, updates=2500, learning_rate=5e-3),
+        "copying": Training(batch=32, updates=2500, learning_rate=5e-3),
+        "parity": Training(batch=32, updates=1000, learning_rate=5e-3),
+        "text": Training(batch=32, updates=800, learning_rate=5e-3),
     },
 )
 
