@@ -413,7 +413,8 @@ def in_this_process(jobs, function, processes):
 
 LOOK = {"lags": [0, 3], "norms": [1.0, 0.5], "decay": 0.8, "half_life": 3.0}
 RESULT = {
-    "hidden": 5, "parameters": 10, "layer_parameters": 8, "seconds": 1.0, "loss": 0.5, "diverged": None, "updates": [0], "losses": [0.5], "erased": {},
+    "hidden": 5, "parameters": 10, "layer_parameters": 8, "seconds": 1.0, "loss": 0.5, "diverged": None,
+    "updates": [0], "losses": [0.5], "erased": {},
     "start": LOOK, "trained": LOOK,
 }  # fmt: skip
 

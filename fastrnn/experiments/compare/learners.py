@@ -19,7 +19,7 @@ _HELD_OUT = 4000  # made-up sequences, the same for all
 _CURVE_SEQUENCES = 1000  # of these, for the learning curve
 _PIECE = 250  # of these at a time: it divides both
 _PROBES = 32  # sequences whose gradients and gates are looked at
-_CURVE_CHARACTERS = 8000  # likewise of the held-out text
+_HELD_OUT_TEXT = 0.03  # of it: some 11,000 characters, which are read for each point of a learning curve
 _CONTEXT = 256  # characters read before the held-out text
 _DRAWN, _HEAD, _JUDGED = 1, 2, 3  # beside the seed: of what is learnt from, of the head, of what is judged on
 
@@ -40,7 +40,7 @@ class Learner(Protocol):
         """Loss and gradients of one batch after the other."""
 
     def score(self, final: bool) -> float:
-        """The loss on what it has not learnt from, in the task's unit; on all of it if `final`."""
+        """The loss on what it has not learnt from, in the task's unit; if `final`, on more of it where there is more."""
 
     def probe(self) -> np.ndarray:
         """Inputs of the layer, (T, B, I), to look at its gradients and gates with."""
@@ -155,8 +155,7 @@ class TextLearner:
 
     def score(self, final: bool) -> float:
         split = language()
-        held_out = split.held_out if final else split.held_out[:_CURVE_CHARACTERS]
-        return self.model.bits_per_character(held_out, split.train[-_CONTEXT:])
+        return self.model.bits_per_character(split.held_out, split.train[-_CONTEXT:])
 
     def probe(self) -> np.ndarray:
         held_out = language().held_out
@@ -170,7 +169,7 @@ class TextLearner:
 @cache
 def language() -> text.Split:
     """The text, and its held-out part. ImportError if this Python lacks it."""
-    return text.split(text.language_reference())
+    return text.split(text.language_reference(), _HELD_OUT_TEXT)
 
 
 @cache

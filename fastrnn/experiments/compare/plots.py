@@ -38,7 +38,7 @@ STYLES = {
     "lstm": Style("#0072B2", "-", "s"),
     "lstm-default": Style("#56B4E9", (0, (6, 2, 1, 2)), "^"),
 }
-_FLOOR = 1e-12  # gradients below are drawn there
+_FLOOR = 1e-13  # where the axis of gradients ends
 _GREY = "0.45"
 
 
@@ -117,11 +117,12 @@ def gradients(results: Results) -> Figure | None:
             looks = results.looks(task, contender, when)
             if looks:
                 norms = np.array([look.norms for look in looks], float)  # NaN where one is None
-                _band(ax, looks[0].lags, np.maximum(norms, _FLOOR), contender)
+                _band(ax, looks[0].lags, np.maximum(norms, np.finfo(float).tiny), contender)
         ax.axvline(lag, color=_GREY, linewidth=0.8)
         ax.annotate("half a sequence", (lag, 1), (3, -3), ("data", "axes fraction"), textcoords="offset points",
                     color=_GREY, fontsize=7, va="top")  # fmt: skip
         ax.set_yscale("log")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], _FLOOR))
         ax.set_title(f"{title}: {TITLES[task].lower()}")
         ax.set_xlabel("steps before the last one")
         ax.grid(color="0.9", linewidth=0.6)
