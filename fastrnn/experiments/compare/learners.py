@@ -40,7 +40,7 @@ class Learner(Protocol):
         """Loss and gradients of one batch after the other."""
 
     def score(self, final: bool) -> float:
-        """The loss on what it has not learnt from, in the task's unit; if `final`, on more of it where there is more."""
+        """The loss on what it has not learnt from, in the task's unit; if `final`, on more where there is more."""
 
     def probe(self) -> np.ndarray:
         """Inputs of the layer, (T, B, I), to look at its gradients and gates with."""

@@ -189,8 +189,8 @@ def eigenvalues(results: Results) -> Figure | None:
     task, _ = longest_memory(results)
     shown: list[tuple[str, list[Look], str]] = []
     for contender, name in (("rnn", "RNN"), ("gru", "GRU"), ("lstm", "LSTM")):
-        looks = [_detailed(results, task, contender, when) for when in ("start", "trained")]
-        seen = [look for look in looks if look is not None]
+        found = [_detailed(results, task, contender, when) for when in ("start", "trained")]
+        seen = [look for look in found if look is not None]
         if seen:
             if contender == "rnn":
                 shown.append((f"{name}: its recurrent matrix", seen, "matrix"))
