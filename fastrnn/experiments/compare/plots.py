@@ -34,11 +34,12 @@ class Style:
 
 STYLES = {
     "rnn": Style("#000000", ":", "x"),
-    "gru": Style("#E69F00", "--", "o"),
+    "gru": Style("#D55E00", "--", "o"),
     "lstm": Style("#0072B2", "-", "s"),
     "lstm-default": Style("#56B4E9", (0, (6, 2, 1, 2)), "^"),
 }
 _FLOOR = 1e-13  # where the axis of gradients ends
+_WORST_TEXT = 1.5  # times the baseline: the first updates, which are much above, need not be seen
 _GREY = "0.45"
 
 
@@ -96,6 +97,8 @@ def learning(results: Results) -> Figure | None:
         if task != "text":
             _decades(ax)
             _line(ax, results.solved_at(task), "solved")
+        else:
+            ax.set_ylim(top=_WORST_TEXT * results.baselines[task])
         ax.set_title(_task_title(results, task))
         ax.set_ylabel(UNITS[task])
         ax.set_xlabel("updates")
@@ -197,7 +200,7 @@ def eigenvalues(results: Results) -> Figure | None:
             shown.append((f"{name}: Jacobian of a step", seen, "jacobian"))
     if not shown:
         return None
-    figure, (row,) = _panels(1, len(shown), 2.5, 3.0, sharey=True)
+    figure, (row,) = _panels(1, len(shown), 2.6, 2.9)
     angle = np.linspace(0, 2 * np.pi, 200)
     for ax, (title, looks, kind) in zip(row, shown, strict=True):
         ax.plot(np.cos(angle), np.sin(angle), color=_GREY, linewidth=1, label="unit circle")
@@ -207,8 +210,12 @@ def eigenvalues(results: Results) -> Figure | None:
             ax.plot(points[:, 0], points[:, 1], linestyle="none", marker=marker, markersize=4, fillstyle="none",
                     color=colour, markeredgewidth=1, label=label)  # fmt: skip
         ax.set_aspect("equal")
-        ax.set_xticks([-1, 0, 1])
-        ax.set_yticks([-1, 0, 1])
+        limit = 1.1 * max(1.0, *(np.abs(np.array((look.eigenvalues or {})[kind])).max() for look in looks))
+        ax.set_xlim(-limit, limit)
+        ax.set_ylim(-limit, limit)
+        ticks = np.arange(-int(limit), int(limit) + 1)
+        ax.set_xticks(ticks)
+        ax.set_yticks(ticks)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("real part")
         ax.grid(color="0.9", linewidth=0.6)
