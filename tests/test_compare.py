@@ -554,7 +554,7 @@ def language(monkeypatch):
     ("value", "reason"),
     [
         (ImportError(), "argument --tasks: text: this Python lacks its language reference"),
-        ("too short " * 20, "argument --batch: batch, steps: 32 texts of 64 steps need 2049 characters, got 180"),
+        ("too short " * 20, "error: batch, steps: 32 texts of 64 steps need 2049 characters, got 194"),
     ],
     ids=["missing", "short"],
 )
@@ -567,42 +567,82 @@ def test_a_text_that_does_not_do_is_refused(value, reason, language, capsys, tmp
     assert not (tmp_path / "out").exists()
 
 
-def start(folder, *options):
-    sizes = ("--hidden", "5", "--length", "6", "--updates", "1000000", "--batch", "3", "--processes", "2")
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastrnn", "compare", "--out", str(folder), "--tasks", "adding", *sizes, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
+def command_line(folder, *options):
+    sizes = ("--hidden", "5", "--length", "6", "--delay", "2", "--parity-length", "5", "--batch", "3")
+    return [sys.executable, "-m", "fastrnn", "compare", "--out", str(folder), "--processes", "2", *sizes, *options]
+
+
+def test_a_whole_comparison_in_processes_of_its_own(tmp_path):
+    """From the command line to the files, with all tasks."""
+    options = ("--quick", "--seeds", "1", "--updates", "4", "--contenders", "rnn", "lstm")
+    finished = subprocess.run(
+        command_line(tmp_path / "out", *options), capture_output=True, encoding="utf-8", timeout=300, check=False
     )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "[9/9] " in finished.stdout
+    assert "(e) The LSTM has three inputs" in finished.stdout
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"results.json", "report.md", "learning.png", "gradients.svg", "eigenvalues.png", "scaling.png"} <= written
+    found = results.load(tmp_path / "out" / "results.json")
+    assert {(run.task, run.contender) for run in found.runs} == set(itertools.product(TASKS, ("rnn", "lstm")))
+    assert found.costs["lstm"].training > 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
-def test_an_interrupted_process_ends_with_its_children(tmp_path):
-    with start(tmp_path / "out", "--contenders", "gru") as process:
-        children = wait_for_children(process.pid, 2)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
-    assert output.endswith("Interrupted: 0 of 5 jobs are done; the same command goes on from there\n")
-    for child in children:
-        assert not Path(f"/proc/{child}").exists()
+@pytest.fixture
+def endless(tmp_path):
+    """A comparison whose trainings do not end, and the processes that do them."""
+    options = ("--tasks", "adding", "--contenders", "gru", "lstm", "--updates", "1000000000")
+    with subprocess.Popen(
+        command_line(tmp_path / "out", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        yield process, children(process.pid, 2)
+        process.kill()
 
 
-def wait_for_children(pid, count):
+def children(pid, count):
     """The processes that do jobs, once there are so many."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                line = Path(path.parent / "cmdline").read_bytes()
-                parent = int(path.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it has just ended
-            if parent == pid and b"spawn_main" in line:
-                found.append(int(path.parent.name))
+        found = [child for child in map(int, pids()) if parent_of(child) == pid]
         if len(found) == count:
             return found
         time.sleep(0.05)
-    raise AssertionError("no children")
+    raise AssertionError(f"{len(found)} of {count} processes")
+
+
+def pids():
+    return (path.name for path in Path("/proc").iterdir() if path.name.isdecimal())
+
+
+def parent_of(pid):
+    """Of a process that multiprocessing has made to do jobs, else None."""
+    try:
+        made = b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) if made else None
+    except OSError:  # it has just ended
+        return None
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
+
+
+@needs_proc
+def test_an_interrupted_comparison_ends_with_its_processes(endless):
+    process, workers = endless
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert output.endswith("Interrupted: 0 of 10 jobs are done; the same command goes on from there\n")
+    assert [parent_of(worker) for worker in workers] == [None, None]
+
+
+@needs_proc
+def test_a_killed_process_is_reported_and_another_takes_its_place(endless):
+    process, workers = endless
+    os.kill(workers[0], signal.SIGKILL)
+    lines = iter(process.stdout)
+    line = next(line for line in lines if line.startswith("FAILED"))
+    assert re.fullmatch(r"FAILED adding, (GRU|LSTM, .*), seed 0: its process was killed by SIGKILL\n", line)
+    assert workers[1] in children(process.pid, 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130

@@ -158,7 +158,7 @@ def _baselines(arguments: argparse.Namespace, settings: Settings, tasks: Sequenc
         except ImportError:
             arguments.refuse("argument --tasks: text: this Python lacks its language reference, pydoc_data.topics")
         except ValueError as error:
-            arguments.refuse(f"argument --batch: {error}")
+            arguments.refuse(str(error))
     return plain(found)
 
 
