@@ -479,6 +479,15 @@ def test_a_job_that_fails_is_named_and_done_by_the_next_run(compare, tmp_path, m
     assert names(tmp_path / "out") == ["adding-gru-0", "adding-gru-1"]
 
 
+def test_a_full_disk_ends_the_comparison_in_one_line(compare, monkeypatch, capsys):
+    def full(store, name, result):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Store, "save", full)
+    assert compare("--contenders", "gru") == 1
+    assert capsys.readouterr().err == "The comparison ended, and what is done is kept: no space left\n"
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -104,17 +104,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.source is not None:
         return _report_only(arguments, show)
     settings = _settings(arguments)
-    tasks, contenders = (
-        _in_order(arguments.tasks or TASKS, TASKS),
-        _in_order(arguments.contenders or CONTENDERS, CONTENDERS),
-    )
+    tasks = _in_order(arguments.tasks or TASKS, TASKS)
+    contenders = _in_order(arguments.contenders or CONTENDERS, CONTENDERS)
     seeds = arguments.seeds or (QUICK_SEEDS if arguments.quick else SEEDS)
     baselines = _baselines(arguments, settings, tasks)
     processes = arguments.processes or processors()
     _check_memory(arguments, settings, processes)
     store = _open(arguments, settings)
     jobs = make_jobs(tasks, contenders, seeds)
-    show.say(_introduction(settings, jobs, processes, store.folder))
+    show.say(f"{settings.size}: {len(jobs)} jobs in {processes} processes, results in {store.folder}")
     failed = []
     try:
         failed = _do_jobs(show, store, settings, jobs, baselines, processes)
@@ -123,6 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
         done = sum(store.load(job.name) is not None for job in jobs)
         show.say(f"Interrupted: {done} of {len(jobs)} jobs are done; the same command goes on from there")
         return INTERRUPTED
+    except OSError as error:
+        print(f"The comparison ended, and what is done is kept: {error}", file=sys.stderr)
+        return 1
     found = _gather(store, settings, jobs, costs, baselines, failed)
     _report(show, found, store.folder, arguments.docs)
     return 1 if failed else 0
@@ -189,15 +190,6 @@ def _open(arguments: argparse.Namespace, settings: Settings) -> Store:
     except ValueError as error:
         arguments.refuse(f"argument --out: {str(folder)!r}: {error}")
     return store
-
-
-def _introduction(settings: Settings, jobs: Sequence[Job], processes: int, folder: Path) -> str:
-    size = (
-        f"as many parameters as an LSTM of {settings.hidden} units"
-        if settings.equal_parameters
-        else f"{settings.hidden} units each"
-    )
-    return f"{size[0].upper()}{size[1:]}: {len(jobs)} jobs in {processes} processes, results in {folder}"
 
 
 def _in_order(chosen: Iterable[str], order: Iterable[str]) -> list[str]:

@@ -73,14 +73,9 @@ def provenance(found: Results) -> str:
     machine, settings = found.machine, found.settings
     seeds = len({run.seed for run in found.runs})
     updates = ", ".join(f"{settings.training[task].updates:,} for {task}" for task in found.tasks)
-    size = (
-        f"as many parameters as an LSTM of {settings.hidden} units"
-        if settings.equal_parameters
-        else f"{settings.hidden} units each"
-    )
     return (
         f"{machine['cpu']}, {machine['processors']} processors; fastrnn {machine['fastrnn']}, "
-        f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['date']}. {_capital(size)}, float32, "
+        f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['date']}. {settings.size}, float32, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; updates: {updates}. "
         "Numbers are medians over the seeds, with the range in brackets. "
         f"Losses: {'; '.join(f'{task}, {UNITS[task]}' for task in found.tasks)}."
@@ -123,7 +118,7 @@ def costs(found: Results) -> Table:
         "layer", "units", "parameters", f"training, µs a step{batch}", "forward, µs a step", "stream, µs a step",
         "arrays a step", "state of a stream, bytes",
     )  # fmt: skip
-    return Table("What a step costs, on one thread", columns, rows)
+    return Table("What a step costs, at equal size and on one thread", columns, rows)
 
 
 def learning(found: Results) -> Table:

@@ -32,6 +32,13 @@ class Settings:
     scaling_steps: int  # over which gradients are followed through the scaled matrices
     training: Mapping[str, Training]  # of each task
 
+    @property
+    def size(self) -> str:
+        """Of the contenders, in words."""
+        if self.equal_parameters:
+            return f"As many parameters as an LSTM of {self.hidden} units"
+        return f"{self.hidden} units each"
+
     def task(self, name: str) -> Task:
         """The made-up task of that name."""
         tasks: dict[str, Task] = {
