@@ -16,6 +16,7 @@ from .check_cases import CELLS, DTYPES, Case, cases
 from .check_report import Quantity
 from .checking import expect, judge
 from .experiments.display import Display, RichDisplay, best_display
+from .experiments.host import cpu_name
 from .threads import get_num_threads, set_num_threads
 
 _NAMED = 6  # how many quantities the list of failures names for each configuration
@@ -190,19 +191,8 @@ def _machine(threads: Sequence[int]) -> Iterator[str]:
     yield f"{versions}, Numba {numba.__version__}, {platform.system()} {platform.machine()}"
     unit = vector_unit()
     _, name, _ = cpu_target.target_context.codegen().magic_tuple()
-    yield f"CPU {_cpu_name()} (LLVM: {name}), {unit.bits}-bit vectors, {unit.registers} vector registers"
+    yield f"CPU {cpu_name()} (LLVM: {name}), {unit.bits}-bit vectors, {unit.registers} vector registers"
     yield f"Threads: {' and '.join(map(str, threads))}"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _count(number: int, noun: str) -> str:

@@ -36,6 +36,7 @@ class CharacterModel:
     dtype           "float32" or "float64"
     seed            of the initial parameters and of dropout; None for different ones each time
     backend         of the recurrent layers
+    forget_bias     where the LSTM's forget gates start (see `LSTM`); the other cells have none
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class CharacterModel:
         dtype: str = "float32",
         seed: int | None = None,
         backend: str | None = None,
+        forget_bias: float | None = 1.0,
     ) -> None:
         if cell not in CELLS:
             raise ValueError(f"cell: expected {', '.join(CELLS)}, got {cell!r}")
@@ -61,13 +63,14 @@ class CharacterModel:
             "embedding_size": embedding_size,
             "dropout": dropout,
             "dtype": dtype,
+            "forget_bias": forget_bias,
         }
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout}")
         between = dropout if num_layers > 1 else 0.0
         options = {"dropout": between, "dtype": dtype, "seed": seed, "backend": backend}
         if cell == "lstm":
-            options["forget_bias"] = 1.0  # see `LSTM`
+            options["forget_bias"] = forget_bias
         self.layer = CELLS[cell](embedding_size, hidden_size, num_layers, **options)
         self._dropout = dropout
         generator, self._dropout_generator = np.random.default_rng(seed).spawn(2)

@@ -1,12 +1,12 @@
 """`python -m fastrnn demo`: a character model learns to write from Python's own language reference."""
 
 import argparse
-import math
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 
 import numpy as np
@@ -19,6 +19,7 @@ from .baselines import NGram
 from .character_model import CELLS, CharacterModel
 from .display import Display, best_display
 from .losses import BITS_PER_NAT
+from .options import above_zero, integer, not_negative
 from .training import train
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
@@ -36,24 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(refuse=parser.error)
     group = parser.add_argument_group("training")
     group.add_argument("--cell", choices=tuple(CELLS), help=_help("the recurrent layer", "cell"))
-    group.add_argument("--hidden", type=_size, metavar="N", help=_help("units in a layer", "hidden"))
-    group.add_argument("--layers", type=_size, metavar="N", help=_help("layers, one above the other", "layers"))
-    group.add_argument("--seconds", type=_seconds, metavar="S", help=_help("how long to train", "seconds"))
-    group.add_argument("--batch", type=_size, metavar="N", help=_help("pieces of text read side by side", "batch"))
-    group.add_argument("--steps", type=_size, metavar="N", help=_help("characters a gradient goes back", "steps"))
+    group.add_argument("--hidden", type=integer, metavar="N", help=_help("units in a layer", "hidden"))
+    group.add_argument("--layers", type=integer, metavar="N", help=_help("layers, one above the other", "layers"))
+    group.add_argument("--seconds", type=above_zero, metavar="S", help=_help("how long to train", "seconds"))
+    group.add_argument("--batch", type=integer, metavar="N", help=_help("pieces of text read side by side", "batch"))
+    group.add_argument("--steps", type=integer, metavar="N", help=_help("characters a gradient goes back", "steps"))
     group.add_argument("--save", type=_new_file, metavar="FILE", help="write the model to this .npz file")
     group = parser.add_argument_group("sampling")
     group.add_argument("--sample-from", metavar="FILE", help="do not train: take the model that --save wrote")
-    group.add_argument("--sample-length", type=_size, metavar="N", default=600, help="characters (600)")
+    group.add_argument("--sample-length", type=integer, metavar="N", default=600, help="characters (600)")
     group.add_argument(
         "--temperature",
-        type=_temperature,
+        type=not_negative,
         metavar="X",
         default=0.7,
         help="1: as likely as the model has it; less: likelier text; 0: always the likeliest character (0.7)",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", default=0, help="of everything random (0)")
-    parser.add_argument("--threads", type=_size, metavar="N", help="of the kernels (one for each processor)")
+    parser.add_argument(
+        "--seed", type=partial(integer, least=0), metavar="N", default=0, help="of everything random (0)"
+    )
+    parser.add_argument("--threads", type=integer, metavar="N", help="of the kernels (one for each processor)")
     parser.add_argument("--plain", action="store_true", help="plain text, even where rich is installed")
 
 
@@ -210,47 +213,6 @@ class _Interrupt:
 def _help(what: str, name: str) -> str:
     default = TRAINING[name]
     return f"{what} ({default:g})" if isinstance(default, float) else f"{what} ({default})"
-
-
-def _size(value: str) -> int:
-    return _integer(value, least=1)
-
-
-def _seed(value: str) -> int:
-    return _integer(value, least=0)
-
-
-def _integer(value: str, least: int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {value!r}")
-    return number
-
-
-def _seconds(value: str) -> float:
-    number = _finite(value)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}")
-    return number
-
-
-def _temperature(value: str) -> float:
-    number = _finite(value)
-    if not number >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {value!r}")
-    return number
-
-
-def _finite(value: str) -> float:
-    """The number, or NaN if there is none or it is not finite."""
-    try:
-        number = float(value)
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _new_file(value: str) -> str:

@@ -3,14 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
+Rows = Sequence[Sequence[str]]
 Report = Callable[[float, str, float], None]  # (fraction done, figures to show, seconds left)
 
 _BAR = 30  # columns
@@ -33,6 +35,20 @@ class Display(Protocol):
 
     def passage(self, title: str, text: str) -> None:
         """A text as it is."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        """A table whose first column is set to the left, the others to the right."""
+
+    def live(self) -> AbstractContextManager["LiveTable"]:
+        """A table that changes while it stands at the bottom, and lines above it."""
+
+
+class LiveTable(Protocol):
+    def say(self, text: str) -> None:
+        """A line above the table."""
+
+    def show(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        """The table as it is now; nothing where lines cannot be drawn over."""
 
 
 def best_display(plain: bool = False) -> Display:
@@ -82,6 +98,28 @@ class PlainDisplay:
         self.say(f"\n{title}")
         for line in text.splitlines():
             self.say(f"  | {line}".rstrip())
+
+    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        self.say(f"\n{title}")
+        widths = [max(len(row[k]) for row in (columns, *rows)) for k in range(len(columns))]
+        for row in (columns, *rows):
+            cells = [
+                cell.rjust(width) if k else cell.ljust(width)
+                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.say(f"  {'  '.join(cells)}".rstrip())
+
+    @contextmanager
+    def live(self) -> Iterator[LiveTable]:
+        yield _LinesOnly(self)
+
+
+class _LinesOnly:
+    def __init__(self, display: PlainDisplay) -> None:
+        self.say = display.say
+
+    def show(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        pass
 
 
 class _RedrawnLine:
@@ -182,3 +220,37 @@ class RichDisplay:
 
         self.console.print()
         self.console.print(Panel(Text(text), title=Text(title, style="bold"), title_align="left", border_style="dim"))
+
+    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        self.console.print()
+        self.console.print(_rich_table(title, columns, rows))
+
+    @contextmanager
+    def live(self) -> Iterator[LiveTable]:
+        from rich.live import Live
+
+        with Live(console=self.console, refresh_per_second=4) as live:
+            yield _RichLive(live)
+
+
+class _RichLive:
+    def __init__(self, live: "Live") -> None:
+        self.live = live
+
+    def say(self, text: str) -> None:
+        self.live.console.print(text, markup=False)
+
+    def show(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+        self.live.update(_rich_table(title, columns, rows))
+
+
+def _rich_table(title: str, columns: Sequence[str], rows: Rows) -> "RenderableType":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if k else "left", header_style="dim")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -31,3 +31,11 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Each -ln p(target) with p = softmax(logits), in nats: (N,), from logits (N, V) and targets (N,)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]
+
+
+def squared_error(predictions: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean of (prediction - target)² and its gradient, (N,); predictions and targets are (N,)."""
+    differences = predictions - targets
+    mean = float(np.mean(np.square(differences), dtype=np.float64))
+    differences *= 2.0 / len(targets)
+    return mean, differences
