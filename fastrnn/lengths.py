@@ -25,10 +25,10 @@ class Packed:
         np.cumsum(batch_sizes, out=self.starts[2:-1])
         self.starts[-1] = self.starts[-2]
         self.total = int(self.starts[-1])
-        self._batch_sizes = np.asarray(batch_sizes, np.int64)
+        self.batch_sizes = np.asarray(batch_sizes, np.int64)
         self._shares: dict[int, np.ndarray] = {}
         # row b is there as long as more than b rows are
-        self.lengths = self.steps - np.searchsorted(self._batch_sizes[::-1], np.arange(batch), side="right")
+        self.lengths = self.steps - np.searchsorted(self.batch_sizes[::-1], np.arange(batch), side="right")
 
     def shares(self, number: int) -> np.ndarray:
         """(number + 1,) int64: where to cut the batch, so that each part has about as many rows of all steps."""
@@ -57,7 +57,7 @@ class Packed:
 
     def before(self, initial: np.ndarray, states: np.ndarray, reverse: bool) -> np.ndarray:
         """The states before each step (N, n) from the initial ones (B, n) and those after each step (N, n)."""
-        sizes, starts = self._batch_sizes, self.starts[1:-1]
+        sizes, starts = self.batch_sizes, self.starts[1:-1]
         step = np.repeat(np.arange(self.steps), sizes)
         row = np.arange(self.total) - np.repeat(starts[:-1], sizes)
         neighbour = step + 1 if reverse else step - 1

@@ -1,0 +1,15 @@
+"""LSTM, GRU and RNN for PyTorch, on the kernels of fastrnn: drop-ins for torch.nn's modules of the same names.
+
+    import fastrnn.torch
+
+    lstm = fastrnn.torch.LSTM(64, 128, num_layers=2)   # is a torch.nn.LSTM, with its arguments, weights and results
+    print(fastrnn.torch.accelerate(model))             # or: swap those of an existing model, in place
+
+Needs PyTorch (`pip install 'fastrnn[torch]'`). What runs where, and what differs: docs/pytorch.md.
+"""
+
+from .acceleration import Report, accelerate, restore
+from .cells import GRUCell, LSTMCell, RNNCell
+from .recurrent import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]

@@ -1,0 +1,44 @@
+"""What the modules look at before they run: their weights as they are now, and whether the kernels can do it."""
+
+from collections.abc import Sequence as Tensors
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layer import DTYPES, PLAIN
+
+
+def present_weights(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> list[Tensor] | None:
+    """The weights of these names, contiguous, without those that are None; None if the kernels cannot take them."""
+    parameters = module._parameters
+    weights = []
+    for name in names:
+        # a parametrised weight is an attribute, and so is one that weight_norm computes
+        weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
+        if weight is not None:
+            if type(weight) not in PLAIN or not weight.is_cpu:
+                return None
+            weights.append(weight if weight.is_contiguous() else weight.contiguous())
+    return weights if weights and weights[0].dtype in DTYPES else None
+
+
+def fit(
+    x: Any,
+    states: Any,  # () for zeros
+    shapes: Tensors[tuple[int, ...]],  # of the states
+    dtype: torch.dtype | None,  # of all; None: any
+) -> bool:
+    """Whether x and states are numbers on the CPU of that dtype, and the states of those shapes."""
+    if type(states) not in (tuple, list) or len(states) not in (0, len(shapes)):
+        return False
+    if not _plain(x, dtype) or x.numel() == 0:  # torch.nn has its rules for what is empty
+        return False
+    for state, shape in zip(states, shapes, strict=False):  # there may be none
+        if not _plain(state, dtype) or state.shape != shape:
+            return False
+    return True
+
+
+def _plain(tensor: Any, dtype: torch.dtype | None) -> bool:
+    return type(tensor) in PLAIN and tensor.is_cpu and (dtype is None or tensor.dtype == dtype)

@@ -1,0 +1,87 @@
+"""LSTMCell, GRUCell and RNNCell in place of torch.nn's: the same modules, but the kernels do the work."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.parameters import GATES
+
+from . import autograd, operators
+from .arguments import fit, present_weights
+from .layer import layers_of
+from .modes import autocast_applies, autocast_dtypes, kernels_may_run
+
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class _Cell(torch.nn.RNNCellBase):
+    """What the three modules share. What the kernels cannot do, and what is wrong, is left to torch.nn's forward."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As torch.nn's."""
+        compiling = torch.compiler.is_compiling()
+        if not torch.compiler.is_exporting() and (compiling or kernels_may_run()):
+            result = self._run(input, hx, compiling)
+            if result is not None:
+                return result
+        return super().forward(input, hx)
+
+    def _kernels(self) -> str:
+        """The cell's name there."""
+        raise NotImplementedError
+
+    def _run(self, x: Any, hx: Any, compiling: bool) -> Any:
+        """The next state; None for what the kernels cannot do."""
+        cell = self._kernels()
+        number = 2 if cell == "lstm" else 1
+        states = () if hx is None else hx if number == 2 else (hx,)
+        weights = present_weights(self, _WEIGHTS, compiling)
+        if weights is None or len(weights) % 2 or cell not in GATES or not isinstance(x, Tensor):
+            return None
+        autocast = autocast_applies(weights[0])
+        if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
+            return None
+        shape = (*x.shape[:-1], self.hidden_size)
+        if not fit(x, states, [shape] * number, None if autocast else weights[0].dtype):
+            return None
+        states, dtypes = tuple(states), None
+        if autocast:
+            dtypes = autocast_dtypes(cell, False, x, states, one_dnn=False)
+            if dtypes is None:
+                return None
+            x, states = x.float(), tuple([s.float() for s in states])
+        bound: Any = [(cell, 1)] if compiling else layers_of(self, cell, 1, [weights])
+        if bound is None:
+            return None
+        batched = x.dim() == 2
+        if not batched:
+            x, states = x.unsqueeze(0), tuple([s.unsqueeze(0) for s in states])
+        run = operators.run if compiling else autograd.run
+        final = run(bound[0], x, states or (None,) * number, weights)
+        if not batched:
+            final = tuple([s.squeeze(0) for s in final])
+        if dtypes is not None:
+            final = tuple([s.to(dtype) for s, dtype in zip(final, dtypes[1:], strict=True)])
+        return final if number == 2 else final[0]
+
+
+class LSTMCell(_Cell, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+    def _kernels(self) -> str:
+        return "lstm"
+
+
+class GRUCell(_Cell, torch.nn.GRUCell):
+    """torch.nn.GRUCell on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+    def _kernels(self) -> str:
+        return "gru"
+
+
+class RNNCell(_Cell, torch.nn.RNNCell):
+    """torch.nn.RNNCell on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+    def _kernels(self) -> str:
+        return f"rnn_{self.nonlinearity}"

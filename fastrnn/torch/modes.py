@@ -1,0 +1,53 @@
+"""What of PyTorch's global state concerns a call: who follows its operators, and autocast."""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def kernels_may_run() -> bool:
+    """Whether nobody has to see each of PyTorch's operators at work: the kernels are none of them.
+
+    Tracing (torch.jit.trace, torch.onnx.export), function transforms (torch.func), forward-mode derivatives and
+    dispatch modes (make_fx, FakeTensorMode, FlopCounterMode) have to.
+    """
+    return not (
+        torch._C._get_tracing_state()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+    )
+
+
+def autocast_applies(weight: Tensor) -> bool:
+    """It leaves float64 alone."""
+    return weight.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+
+
+@torch.compiler.assume_constant_result
+def one_dnn_enabled() -> bool:
+    return torch._C._get_mkldnn_enabled()
+
+
+def autocast_dtypes(
+    cell: str, projected: bool, x: Tensor, states: tuple[Tensor, ...], *, one_dnn: bool
+) -> tuple[torch.dtype, ...] | None:
+    """The dtypes that y and the final states have in torch.nn under autocast; None for what is left to torch.nn.
+
+    Its products have the low precision, and what is computed from them and a state has the wider of both. With
+    `one_dnn`, where torch.nn calls oneDNN's LSTM, all have the low one.
+    """
+    low = torch.get_autocast_dtype("cpu")
+    state = states[0].dtype if states else x.dtype
+    supported = (torch.bfloat16, torch.float32)
+    if low != torch.bfloat16 or x.dtype not in supported or state not in supported:
+        return None
+    for other in states:
+        if other.dtype != state:
+            return None
+    if cell == "gru":
+        return state, state
+    if cell != "lstm" or one_dnn:
+        return (low,) * (3 if cell == "lstm" else 2)
+    h = low if projected else state
+    return h, h, state

@@ -1,0 +1,152 @@
+"""One layer as operators that torch.compile puts into its graphs whole.
+
+`fastrnn::forward` and `fastrnn::backward` take and return tensors only. So what the forward pass keeps for the backward
+pass are tensors too, and the backward pass copies what it overwrites or keeps.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastrnn.kernels.cells import CELLS
+from fastrnn.parameters import GATES, Directions
+
+from .autograd import as_array, wants_gradient
+from .layer import Layer
+
+OptionalTensors = tuple[Tensor | None, ...]
+
+
+def run(
+    kind: tuple[str, int],  # the cell, and how many directions
+    x: Tensor,
+    states: OptionalTensors,
+    weights: list[Tensor],
+    rows: None = None,
+) -> tuple[Tensor, ...]:
+    """As `fastrnn.torch.autograd.run`, without `rows`."""
+    cell, directions = kind
+    step = x.dim() == 2
+    if step:
+        x, states = x.unsqueeze(0), tuple([None if s is None else s.unsqueeze(0) for s in states])
+    if states[0] is None:
+        widths = (weights[1].shape[1], weights[0].shape[0] // GATES[cell])
+        states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths[: len(states)]])
+    save = torch.is_grad_enabled() and wants_gradient(x, states, weights)
+    y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
+    states_n = others[: len(states)]
+    return tuple([s.squeeze(0) for s in states_n]) if step else (y, *states_n)
+
+
+@torch.library.custom_op("fastrnn::forward", mutates_args=())
+def _forward(
+    cell: str, directions: int, x: Tensor, states: list[Tensor], weights: list[Tensor], save: bool
+) -> list[Tensor]:
+    """y and the final states, and with `save` what `fastrnn::backward` needs beside them."""
+    layer, arrays = _bound(cell, directions, weights)
+    y, states_n, saved = layer.forward(arrays, as_array(x), tuple([as_array(s) for s in states]), None, save)
+    kept = (saved.gates, saved.cells) if save else ()
+    return [torch.from_numpy(array) for array in (y, *states_n, *kept)]
+
+
+@_forward.register_fake
+def _(cell: str, directions: int, x: Tensor, states: list[Tensor], weights: list[Tensor], save: bool) -> list[Tensor]:
+    T, B, _ = x.shape
+    h = states[0]
+    H, R = weights[0].shape[0] // GATES[cell], h.shape[-1]
+    outputs = [x.new_empty((T, B, directions * R)), *[s.new_empty(s.shape) for s in states]]
+    if save:
+        numbers = CELLS["lstm_projected" if R != H else cell].saved
+        cells = (directions, T, B, H) if len(states) == 2 else (0,)
+        outputs += [x.new_empty((directions, T, B, len(numbers) * H)), x.new_empty(cells)]
+    return outputs
+
+
+@torch.library.custom_op("fastrnn::backward", mutates_args=())
+def _backward(
+    cell: str,
+    directions: int,
+    x: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    y: Tensor,
+    kept: list[Tensor],
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+) -> list[Tensor]:
+    """The gradients of x, the states and the weights."""
+    from fastrnn.cpu import Saved
+
+    layer, arrays = _bound(cell, directions, weights)
+    gates, cells = [as_array(k).copy() for k in kept]  # the layer takes this memory for its next calls
+    saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells)
+    dstates = tuple([None if d is None else as_array(d) for d in (dh_n, dc_n)[: len(states)]])
+    dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), dstates)
+    gradients = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
+    return [torch.from_numpy(gradient) for gradient in gradients]
+
+
+@_backward.register_fake
+def _(
+    cell: str,
+    directions: int,
+    x: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    y: Tensor,
+    kept: list[Tensor],
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in (x, *states, *weights)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    cell, directions, x, states, weights, _ = inputs
+    ctx.cell, ctx.directions, ctx.number = cell, directions, len(states)
+    ctx.save_for_backward(x, *states, *weights, output[0], *output[1 + len(states) :])
+
+
+def _differentiate(ctx: Any, doutputs: list[Tensor | None]) -> tuple[Any, ...]:
+    x, *tensors = ctx.saved_tensors
+    number = ctx.number
+    states, weights, y, kept = tensors[:number], tensors[number:-3], tensors[-3], tensors[-2:]
+    dy, dh_n, dc_n, *_ = doutputs
+    dx, *gradients = torch.ops.fastrnn.backward(
+        ctx.cell, ctx.directions, x, states, weights, y, kept, dy, dh_n, dc_n if number == 2 else None
+    )
+    return None, None, dx, gradients[:number], gradients[number:], None
+
+
+torch.library.register_autograd("fastrnn::forward", _differentiate, setup_context=_keep)
+
+
+_of_parameters: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_of_shapes: dict[tuple[Any, ...], Layer] = {}
+
+
+def _bound(cell: str, directions: int, weights: list[Tensor]) -> tuple[Layer, Directions]:
+    """The kernels for these weights, and the weights as they take them.
+
+    Operators know no modules: kernels, which keep weights packed while they do not change, belong to the first weight.
+    One that is no parameter is new at each call; then all weights of the same shapes share theirs.
+    """
+    first = weights[0]
+    owned = type(first) is torch.nn.Parameter
+    shapes = (cell, directions, first.dtype, *[w.shape for w in weights])
+    layer = _of_parameters.get(first) if owned else _of_shapes.get(shapes)
+    arrays = None if layer is None else layer.bind(weights)
+    if layer is None or arrays is None:
+        layer = Layer.of(cell, directions, weights)
+        arrays = None if layer is None else layer.bind(weights)
+        if layer is None or arrays is None:
+            raise ValueError(f"weights: not those of one {cell} layer, contiguous, on the CPU: {shapes}")
+        if owned:
+            _of_parameters[first] = layer
+        else:
+            _of_shapes[shapes] = layer
+    return layer, arrays

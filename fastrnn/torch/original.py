@@ -1,0 +1,81 @@
+"""PyTorch's own implementation of one layer: it can be differentiated twice, and the kernels cannot."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Tensors
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import _VF, Tensor
+
+from fastrnn.lengths import Packed
+
+from .layer import Layer
+
+
+def differentiable_gradients(
+    layer: Layer,
+    rows: Packed | None,
+    x: Tensor,
+    states: tuple[Tensor | None, ...],
+    weights: Tensors[Tensor],
+    doutputs: tuple[Tensor | None, ...],  # of y and the final states
+    wanted: tuple[bool, ...],  # of x, the states and the weights
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, the states and the weights as parts of a graph, so that they have gradients themselves.
+
+    The layer is run again by PyTorch's operators, step by step. Shapes as in `fastrnn.torch.autograd`.
+    """
+    given: Any = (x, *states, *weights)
+    with torch.enable_grad(), _without_one_dnn():
+        # aliases: a tensor that is given twice has a gradient in each place
+        inputs: Any = [t.view_as(t) if needed else t for t, needed in zip(given, wanted, strict=True)]
+        number = 1 + len(states)
+        outputs = _run(layer, rows, inputs[0], inputs[1:number], inputs[number:])
+    reached = [(output, d) for output, d in zip(outputs, doutputs, strict=True) if d is not None]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in reached],
+            [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed],
+            [d for _, d in reached],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return tuple([next(found) if needed else None for needed in wanted])
+
+
+@contextmanager
+def _without_one_dnn() -> Iterator[None]:
+    """Its LSTM has no second derivatives."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # torch.backends.mkldnn.flags sets all its flags, and warns of one of them
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def _run(
+    layer: Layer, rows: Packed | None, x: Tensor, states: Tensors[Tensor | None], weights: Tensors[Tensor]
+) -> tuple[Tensor, ...]:
+    """y and the final states."""
+    step = rows is None and x.dim() == 2
+    if step:
+        x = x[None]
+    batch = x.shape[1] if rows is None else rows.batch
+    filled = tuple(
+        [
+            x.new_zeros((layer.directions, batch, width)) if s is None else s[None] if step else s
+            for s, width in zip(states, layer.widths, strict=True)
+        ]
+    )
+    each = len(weights) // layer.directions
+    options: tuple[Any, ...] = (list(weights), each >= 4, 1, 0.0, False, layer.directions == 2)
+    hx: Any = filled if len(filled) == 2 else filled[0]
+    function = getattr(_VF, layer.sequence.cell)
+    if rows is None:
+        outputs = function(x, hx, *options, False)
+    else:
+        outputs = function(x, torch.from_numpy(rows.batch_sizes), hx, *options)
+    return tuple([output[0] for output in outputs]) if step else outputs

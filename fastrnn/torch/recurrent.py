@@ -1,0 +1,144 @@
+"""LSTM, GRU and RNN in place of torch.nn's: the same modules, but the kernels do the work."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn.lengths import Packed
+
+from . import autograd, operators
+from .arguments import fit, present_weights
+from .dynamo import let_dynamo_trace
+from .layer import layers_of
+from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_enabled
+
+_CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+
+
+class _Recurrent(torch.nn.RNNBase):
+    """What the three modules share. What the kernels cannot do, and what is wrong, is left to torch.nn's forward."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As torch.nn's."""
+        if torch.compiler.is_compiling():
+            if torch.compiler.is_exporting():
+                return super().forward(input, hx)
+            result = None if isinstance(input, PackedSequence) else self._run(input, hx, None, compiling=True)
+            return self._forward_outside_graph(input, hx) if result is None else result
+        if not kernels_may_run():
+            return super().forward(input, hx)
+        if isinstance(input, PackedSequence):
+            sizes = input.batch_sizes.numpy()
+            states = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
+            result = self._run(input.data, states, Packed(sizes, int(sizes[0])))
+            if result is not None:
+                y, final = result
+                return PackedSequence(y, *input[1:]), self.permute_hidden(final, input.unsorted_indices)
+        else:
+            result = self._run(input, hx, None)
+            if result is not None:
+                return result
+        return super().forward(input, hx)
+
+    @torch.compiler.disable
+    def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
+        return self.forward(input, hx)
+
+    def _run(self, x: Any, hx: Any, rows: Packed | None, compiling: bool = False) -> Any:
+        """y and the final state in the layout of x and hx; None for what the kernels cannot do.
+
+        With `rows`, x is packed, (N, I), and hx in their order.
+        """
+        cell = _CELLS[self.mode]
+        states = () if hx is None else hx if cell == "lstm" else (hx,)
+        weights = present_weights(self, self._flat_weights_names, compiling)
+        if weights is None or not isinstance(x, Tensor):
+            return None
+        autocast = autocast_applies(weights[0])
+        if not self._fit(x, states, rows, None if autocast else weights[0].dtype):
+            return None
+        states, dtypes = tuple(states), None
+        if autocast:
+            one_dnn = not self.proj_size and rows is None and one_dnn_enabled()
+            dtypes = autocast_dtypes(cell, self.proj_size > 0, x, states, one_dnn=one_dnn)
+            if dtypes is None:
+                return None
+            x, states = x.float(), tuple([s.float() for s in states])
+        directions = 2 if self.bidirectional else 1
+        each = len(weights) // self.num_layers
+        by_layer = [weights[start : start + each] for start in range(0, len(weights), each)]
+        kinds = [(cell, directions)] * self.num_layers
+        bound: Any = kinds if compiling else layers_of(self, cell, directions, by_layer)
+        if bound is None:
+            return None
+        batched = rows is not None or x.dim() == 3
+        turned = self.batch_first and batched and rows is None
+        if not batched:
+            x, states = x.unsqueeze(1), tuple([s.unsqueeze(1) for s in states])
+        elif turned:
+            x = x.transpose(0, 1)
+        y, final = self._run_layers(operators.run if compiling else autograd.run, bound, by_layer, x, states, rows)
+        if not batched:
+            y, final = y.squeeze(1), [s.squeeze(1) for s in final]
+        elif turned:
+            y = y.transpose(0, 1)
+        if dtypes is not None:
+            y, *final = [tensor.to(dtype) for tensor, dtype in zip((y, *final), dtypes, strict=True)]
+        return y, (tuple(final) if cell == "lstm" else final[0])
+
+    def _run_layers(
+        self,
+        run: Any,  # of `autograd` or `operators`
+        bound: list[Any],  # for each layer what `run` takes first
+        weights: list[list[Tensor]],
+        y: Tensor,  # of the layer below: first x, time-major
+        states: tuple[Tensor, ...],
+        rows: Packed | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        number = len(bound)
+        if not states:
+            states_of: list[Any] = [(None,) * len(self._state_widths())] * number
+        elif number == 1:
+            states_of = [states]
+        else:
+            states_of = list(zip(*[s.split(s.shape[0] // number) for s in states], strict=True))
+        finals = []
+        for k in range(number):
+            if k and self.dropout and self.training:
+                y = torch.nn.functional.dropout(y, self.dropout)
+            y, *final = run(bound[k], y, states_of[k], weights[k], rows)
+            finals.append(final)
+        return y, finals[0] if number == 1 else [torch.cat(s) for s in zip(*finals, strict=True)]
+
+    def _fit(self, x: Tensor, states: Any, rows: Packed | None, dtype: torch.dtype | None) -> bool:
+        """Whether the arguments are such as torch.nn takes, and the kernels too."""
+        shape = x.shape
+        if len(shape) not in ((2, 3) if rows is None else (2,)) or shape[-1] != self.input_size:
+            return False
+        lead: tuple[int, ...] = (self.num_layers * (2 if self.bidirectional else 1),)
+        if rows is not None:
+            lead += (rows.batch,)
+        elif len(shape) == 3:
+            lead += (shape[0 if self.batch_first else 1],)
+        return fit(x, states, [(*lead, width) for width in self._state_widths()], dtype)
+
+    def _state_widths(self) -> tuple[int, ...]:
+        """(R,), or (R, H) for the LSTM."""
+        return (self.proj_size or self.hidden_size, self.hidden_size) if self.mode == "LSTM" else (self.hidden_size,)
+
+
+class LSTM(_Recurrent, torch.nn.LSTM):
+    """torch.nn.LSTM on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+
+class GRU(_Recurrent, torch.nn.GRU):
+    """torch.nn.GRU on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+
+class RNN(_Recurrent, torch.nn.RNN):
+    """torch.nn.RNN on the kernels of fastrnn. Arguments, attributes and results are the same."""
+
+
+let_dynamo_trace(_Recurrent)
