@@ -52,7 +52,8 @@ COSTS = {"gru": cost(75, 0.75), "lstm": cost(100, 1.0, 512, 2)}
 
 
 def made_up(runs=(), scaled=(), costs=None):
-    machine = {"cpu": "Made up", "processors": 2, "fastrnn": "0", "python": "3", "numpy": "2", "date": "2000-01-01"}
+    machine = {"cpu": "Made up", "processors": 2, "fastrnn": "0", "python": "3", "numpy": "2"}
+    machine |= {"numba": "0", "commit": "c0ffee", "date": "2000-01-01"}
     return Results(SETTINGS, list(runs), list(scaled), costs or {}, BASELINES, machine, [])
 
 
@@ -129,6 +130,13 @@ def test_most_seeds_decide():
     assert verdict("b", made_up(two_of_three))[1][0] is True
     assert verdict("b", made_up(one_of_three))[1][0] is False
     assert not claims.most([True, False])
+
+
+def test_half_the_seeds_decide_neither_way():
+    half = [run("adding", "rnn", seed, trained=0.5 if seed else 1e-6) for seed in range(2)]
+    (claim,) = (claim for claim in claims.claims(made_up(half)) if claim.letter == "b")
+    (lost,) = (test for test in claim.tests if test.text.startswith("plain RNN"))
+    assert lost.holds is False
 
 
 def forget_bias_runs(loss, updates, start, bits):

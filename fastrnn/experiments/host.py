@@ -1,7 +1,9 @@
-"""The machine that an experiment runs on."""
+"""The machine that an experiment runs on, and the code that it runs."""
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 
 def cpu_name() -> str:
@@ -27,3 +29,15 @@ def memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not Unix
         return None
+
+
+def commit() -> str | None:
+    """Of the checkout that this package is run from, with "-dirty" if files differ from it; None if it is from none."""
+    here = Path(__file__).parent
+    try:
+        # another repository may be around an installed package
+        for command in (["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]):
+            done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from fastrnn import __version__
 from fastrnn.blas import use_one_thread
 from fastrnn.experiments.display import Display, best_display
-from fastrnn.experiments.host import cpu_name, memory, processors
+from fastrnn.experiments.host import commit, cpu_name, memory, processors
 from fastrnn.experiments.options import above_zero, integer
 
 from . import learners, results
@@ -205,6 +206,8 @@ def _machine() -> dict[str, Any]:
         "fastrnn": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "numba": version("numba"),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 

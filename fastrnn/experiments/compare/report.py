@@ -75,7 +75,8 @@ def provenance(found: Results) -> str:
     updates = ", ".join(f"{settings.training[task].updates:,} for {task}" for task in found.tasks)
     return (
         f"{machine['cpu']}, {machine['processors']} processors; fastrnn {machine['fastrnn']}, "
-        f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['date']}. {settings.size}, float32, "
+        f"commit {machine['commit'] or 'unknown'}, Python {machine['python']}, NumPy {machine['numpy']}, "
+        f"Numba {machine['numba']}; {machine['date']}. {settings.size}, float32, one thread for each training, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; updates: {updates}. "
         "Numbers are medians over the seeds, with the range in brackets. "
         f"Losses: {'; '.join(f'{task}, {UNITS[task]}' for task in found.tasks)}."
