@@ -58,6 +58,10 @@ def test_the_readmes_python_does_what_its_comments_say(example):
     assert example["h_n"].shape == example["c_n"].shape == (2, 8, 64)
     y, _ = lstm(x)
     assert np.mean(y**2) < np.mean(example["y"] ** 2)  # it was a step downhill
+    padded, lengths = example["y_padded"], example["lengths"]
+    for row, length in enumerate(lengths):
+        np.testing.assert_array_equal(padded[:length, row], y[:length, row])
+        assert not padded[length:, row].any()
     assert example["y_t"].tobytes() == y[-1, 0].tobytes()
     out = np.empty(64, "float32")
     assert example["stream"].step(x[0, 0], out=out) is out
