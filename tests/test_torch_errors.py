@@ -200,6 +200,7 @@ def test_the_nonlinearity_of_a_cell():
 
 
 CONSTRUCTIONS = {
+    "input_size": ("LSTM", (0, 7), {}),
     "hidden_size": ("GRU", (4, 0), {}),
     "hidden_size float": ("GRU", (4, 7.0), {}),
     "num_layers": ("LSTM", (4, 7), {"num_layers": 0}),
