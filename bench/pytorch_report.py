@@ -23,8 +23,13 @@ def write_page(results: dict, root: Path = ROOT) -> Path:
     return page
 
 
-def block(results: dict) -> str:
-    """All tables, and where they are from."""
+NOT_MEASURED = "Not measured yet."
+
+
+def block(results: dict | None) -> str:
+    """All tables, and where they are from; None: there are no results."""
+    if results is None:
+        return NOT_MEASURED
     by_section: dict[str, list[dict]] = {}
     for point in results["points"]:
         by_section.setdefault(point["section"], []).append(point)

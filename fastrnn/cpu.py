@@ -1,5 +1,6 @@
 """The CPU backend of one layer: allocates, decides how threads share the work, and runs the kernels."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
+# kept memory may be so many times as large as what a pass needs of it
+_MOST_ROOM = 4
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Saved:
     y: np.ndarray  # (T, B, D*R)
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
+    memory: tuple[np.ndarray, ...]  # flat arrays that begin with them, for later passes
 
 
 class CpuLayer:
@@ -46,7 +50,7 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)
+        self._idle: deque[tuple[np.ndarray, ...]] = deque(maxlen=1)
 
     def forward(
         self,
@@ -71,8 +75,8 @@ class CpuLayer:
             c_0, c_n = states[1], np.empty((D, batch, H), self.dtype) if save else states[1].copy()
             states_n = (h_n, c_n)
         if save:
-            gates, cells = self._memory_to_save(lead)
-            saved = Saved(x, states, rows, y, gates, cells)
+            gates, cells, memory = self._memory_to_save(lead)
+            saved = Saved(x, states, rows, y, gates, cells, memory)
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
         plan.run(*where, address(packed), address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
@@ -124,7 +128,7 @@ class CpuLayer:
 
     def release(self, saved: Saved) -> None:
         """Let the next forward pass have the memory of what this one kept, which nobody reads any more."""
-        self._idle.append((saved.gates, saved.cells))
+        self._idle.append(saved.memory)
 
     def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
         """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.
@@ -226,21 +230,27 @@ class CpuLayer:
             return [0 if array is None else address(array) for array in arrays]
         return [0 if array is None else address(array) + d * (array.nbytes // 2) for d in range(2) for array in arrays]
 
-    def _memory_to_save(self, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
+    def _memory_to_save(self, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+        """Gates and cell states of all steps, and the memory they lie in. What the last backward pass has used up
+        serves again if it fits.
 
         The system hands large arrays out page by page: a training loop would spend a tenth of its time on that.
         """
-        shape = (self.directions, *lead, len(self.cell.saved) * self.hidden_size)
+        shapes = [
+            (self.directions, *lead, len(self.cell.saved) * self.hidden_size),
+            (self.directions, *lead, self.hidden_size) if self.cell.has_cell_state else (0,),
+        ]
+        sizes = [math.prod(shape) for shape in shapes]
         try:
-            idle = self._idle.pop()
+            memory = self._idle.pop()
         except IndexError:
-            pass
+            fits = False
         else:
-            if idle[0].shape == shape:
-                return idle
-        cells = (*shape[:-1], self.hidden_size) if self.cell.has_cell_state else (0,)
-        return empty(shape, self.dtype), empty(cells, self.dtype)
+            fits = all(size <= len(m) <= _MOST_ROOM * size for size, m in zip(sizes, memory, strict=True))
+        if not fits:
+            memory = tuple(empty((size,), self.dtype) for size in sizes)
+        gates, cells = (m[:size].reshape(shape) for m, size, shape in zip(memory, sizes, shapes, strict=True))
+        return gates, cells, memory
 
     def _copy_shared_biases(self, gradients: dict[str, np.ndarray]) -> None:
         """A sum that is the gradient of two biases was computed for the first."""

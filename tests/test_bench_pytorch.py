@@ -108,5 +108,6 @@ def test_the_page_is_that_of_the_results_beside_it():
     page = (ROOT / "docs" / "pytorch.md").read_text(encoding="utf-8")
     block = page.partition(pytorch_report.BEGIN)[2].partition(pytorch_report.END)[0].strip()
     files = sorted((ROOT / "bench" / "results").glob("*-pytorch.json"))
-    assert len(files) == 1
-    assert block == pytorch_report.block(json.loads(files[0].read_text(encoding="utf-8")))
+    assert len(files) <= 1
+    results = json.loads(files[0].read_text(encoding="utf-8")) if files else None
+    assert block == pytorch_report.block(results)

@@ -218,6 +218,19 @@ def test_a_layer_may_be_called_with_one_length_after_another():
         )
 
 
+def test_memory_serves_again_for_fewer_rows():
+    layer = make_layer("lstm", I, H)
+    kernels, places = layer.sequences[0].kernels(), []
+    for lengths in ([9, 9, 8], [9, 5, 2], [9, 8, 7], [1, 0, 1], [9, 9, 9]):
+        problem = random_problem(layer, T, 3)
+        (_, backward) = layer.vjp(problem.x, as_state(problem.state), lengths)
+        backward(problem.dy)
+        places.append(tuple(memory.ctypes.data for memory in kernels._idle[0]))
+        assert sum(lengths) * H <= len(kernels._idle[0][1]) <= 4 * sum(lengths) * H
+    assert places[0] == places[1] == places[2]
+    assert len(kernels._idle) == 1
+
+
 # A witness
 
 
