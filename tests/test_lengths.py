@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
+from fastrnn import plans
 from fastrnn.lengths import Packed, Padded
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -196,6 +197,22 @@ def test_threads_compute_what_one_does(kind, sharing, number, threads):
     expected = everything(layer, problem, lengths)
     threads(number)
     assert_same_bits(everything(layer, problem, lengths), expected)
+
+
+@every_kind
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_threads_that_share_rows_do_not_meet_in_chunks_of_inputs(kind, number, threads, monkeypatch):
+    """One may be in a later chunk than another, whose steps have other numbers of rows."""
+    lengths = np.random.default_rng(8).integers(0, 120, 27)
+    layer = make_layer(kind, 40, 37)
+    problem = random_problem(layer, 120, len(lengths))
+    threads(1)
+    expected = everything(layer, problem, lengths)
+    threads(number)
+    monkeypatch.setattr(plans, "_X_SUMS_BYTES", 1 << 16)
+    for _ in range(3):
+        fresh = make_layer(kind, 40, 37)
+        assert_same_bits(everything(fresh, problem, lengths), expected)
 
 
 @every_kind
