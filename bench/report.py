@@ -214,11 +214,11 @@ def readme_block(results: Results) -> str:
     )
 
 
-def insert_block(text: str, block: str) -> str | None:
+def insert_block(text: str, block: str, begin: str = BEGIN, end: str = END) -> str | None:
     """`text` with everything between the markers replaced; None if it has no markers."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{block}\n{END}{tail}" if begin and end else None
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    return f"{head}{begin}\n{block}\n{end}{tail}" if found and closed else None
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence], left: int = 1) -> str:

@@ -1,7 +1,9 @@
 """The CPU backend of one layer: allocates, decides how threads share the work, and runs the kernels."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
+# kept memory may be so many times as large as what a pass needs of it
+_MOST_ROOM = 4
 
 
 @dataclass
@@ -32,6 +36,16 @@ class Saved:
     y: np.ndarray  # (T, B, D*R)
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
+    memory: "Memory | None"  # where they lie, for a later pass
+
+
+class Memory(NamedTuple):
+    """What `Saved` has of its own, and the flat arrays it is at the beginning of."""
+
+    lead: tuple[int, ...]  # (T, B) or (N,)
+    flats: list[np.ndarray]
+    gates: np.ndarray
+    cells: np.ndarray
 
 
 class CpuLayer:
@@ -46,7 +60,7 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)
+        self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
         self,
@@ -71,8 +85,9 @@ class CpuLayer:
             c_0, c_n = states[1], np.empty((D, batch, H), self.dtype) if save else states[1].copy()
             states_n = (h_n, c_n)
         if save:
-            gates, cells = self._memory_to_save(lead)
-            saved = Saved(x, states, rows, y, gates, cells)
+            memory = self._memory_to_save(lead)
+            gates, cells = memory.gates, memory.cells
+            saved = Saved(x, states, rows, y, gates, cells, memory)
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
         plan.run(*where, address(packed), address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
@@ -124,7 +139,8 @@ class CpuLayer:
 
     def release(self, saved: Saved) -> None:
         """Let the next forward pass have the memory of what this one kept, which nobody reads any more."""
-        self._idle.append((saved.gates, saved.cells))
+        if saved.memory is not None:
+            self._idle.append(saved.memory)
 
     def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
         """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.
@@ -184,7 +200,7 @@ class CpuLayer:
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
         where = (1, len(x), 0, 0)
-        workspace.fill((*where, address(packed), address(x), address(y), *self._each(h, c, c, None, None)))
+        workspace.fill(*where, address(packed), address(x), address(y), *self._each(h, c, c, None, None))
         return [packed, workspace]
 
     def step_plan(self, batch: int) -> Plan:
@@ -226,21 +242,25 @@ class CpuLayer:
             return [0 if array is None else address(array) for array in arrays]
         return [0 if array is None else address(array) + d * (array.nbytes // 2) for d in range(2) for array in arrays]
 
-    def _memory_to_save(self, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
+    def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
+        """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
 
         The system hands large arrays out page by page: a training loop would spend a tenth of its time on that.
         """
-        shape = (self.directions, *lead, len(self.cell.saved) * self.hidden_size)
         try:
             idle = self._idle.pop()
         except IndexError:
-            pass
+            flats = None
         else:
-            if idle[0].shape == shape:
+            if idle.lead == lead:
                 return idle
-        cells = (*shape[:-1], self.hidden_size) if self.cell.has_cell_state else (0,)
-        return empty(shape, self.dtype), empty(cells, self.dtype)
+            flats = idle.flats
+        shape = (self.directions, *lead, len(self.cell.saved) * self.hidden_size)
+        shapes = (shape, (*shape[:-1], self.hidden_size) if self.cell.has_cell_state else (0,))
+        sizes = [math.prod(each) for each in shapes]
+        if flats is None or not all(n <= len(m) <= _MOST_ROOM * n for n, m in zip(sizes, flats, strict=True)):
+            flats = [empty((n,), self.dtype) for n in sizes]
+        return Memory(lead, flats, *(m[:n].reshape(each) for m, n, each in zip(flats, sizes, shapes, strict=True)))
 
     def _copy_shared_biases(self, gradients: dict[str, np.ndarray]) -> None:
         """A sum that is the gradient of two biases was computed for the first."""

@@ -52,7 +52,7 @@ class Plan:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace(self.template, self.work_bytes)
-        workspace.fill(values)
+        workspace.fill(*values)
         threads.run(self.kernel, workspace.block_address, self.workers, self.template.block_bytes, self.template.number)
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(workspace)
@@ -62,18 +62,16 @@ class Workspace:
     """A block of argument blocks, here or in the array `block`, and the kernels' scratch memory."""
 
     def __init__(self, template: Template, work_bytes: int, block: np.ndarray | None = None) -> None:
-        self._template = template
         self.block = empty((template.words,), np.dtype(np.int64)) if block is None else block
         template.write(self.block)
         self.block_address = address(self.block)
+        self._filler = template.filler(self.block)
         self._work = empty((work_bytes,), _BYTES)
         self._work_address = address(self._work)
-        self._values = empty((template.value_bytes,), _BYTES)
-        self._values_address = address(self._values)
 
-    def fill(self, values: tuple[int, ...]) -> None:
+    def fill(self, *values: int) -> None:
         """Write the values of the template's buffers into the block, but for the last, `work`."""
-        self._template.fill(self.block_address, self._values, self._values_address, (*values, self._work_address))
+        self._filler(*values, self._work_address)
 
 
 class Planner:

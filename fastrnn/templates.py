@@ -62,7 +62,7 @@ class Description:
 class Template:
     """The blocks of all directions, one behind the other in `words`, and what is to be filled in.
 
-    `buffers`: whose addresses `fill` takes, in this order.
+    `buffers`: whose addresses a `Filler` takes, in this order.
     """
 
     def __init__(
@@ -93,32 +93,37 @@ class Template:
         self._words = [word.offset if isinstance(word, At) else word for word in flat]
         places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
         self._own = np.array([i for i, buffer in places if buffer == "block"])
-        self._values = struct.Struct(f"{len(buffers) + 1}q")
+        self._buffers = len(buffers)
         # the counters are set to 0 at every call, like a word that points nowhere
         counters = [(d * self.block_bytes // _WORD + b.COUNTER, len(buffers)) for d in range(self.number)]
         others = [(i, buffers.index(buffer)) for i, buffer in places if buffer != "block"] + counters
         self._table = np.array([(_WORD * i, which, self._words[i]) for i, which in others], np.int64)
-        self._table_address = address(self._table)
 
     @property
     def words(self) -> int:
         """The length of a block."""
         return len(self._words)
 
-    @property
-    def value_bytes(self) -> int:
-        """The length of the array of values that `fill` needs."""
-        return self._values.size
-
     def write(self, block: np.ndarray) -> None:
         """Make a block, complete but for the buffers' addresses, in this array of `words` int64 at a cache line."""
         block[:] = self._words
         block[self._own] += address(block)
 
-    def fill(self, block: int, values: np.ndarray, values_address: int, addresses: Sequence[int]) -> None:
-        """Write the buffers' addresses into the block at the address `block`.
+    def filler(self, block: np.ndarray) -> "Filler":
+        """What writes the buffers' addresses into this block."""
+        return Filler(address(block), self._table, self._buffers)
 
-        values  an array of `value_bytes` bytes, for the use of this call, and its address
-        """
-        self._values.pack_into(values.data, 0, *addresses, 0)
-        compiled.relocate(block, self._table_address, len(self._table), values_address)
+
+class Filler:
+    """Writes the buffers' addresses into one block; one call at a time."""
+
+    def __init__(self, block: int, table: np.ndarray, buffers: int) -> None:
+        values = struct.Struct(f"{buffers + 1}q")
+        memory = np.empty(buffers + 1, np.int64)
+        self._pack, self._memory = values.pack_into, memory.data
+        self._alive = table, memory
+        self._where = block, address(table), len(table), address(memory)
+
+    def __call__(self, *addresses: int) -> None:
+        self._pack(self._memory, 0, *addresses, 0)
+        compiled.relocate(*self._where)

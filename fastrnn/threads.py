@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 
 
 def _default() -> int:
@@ -21,6 +22,7 @@ class _Pool:
     def __init__(self) -> None:
         self.number: int | None = None
         self.most: int | None = None  # what Numba allows, once it is imported
+        self.compiled: ModuleType | None = None  # what runs kernels: imported late, as Numba is, and looked up once
         self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
         self.lock = threading.Lock()
         self.guard: AbstractContextManager[object] | None = (
@@ -88,8 +90,11 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
 
     The threads are divided between the blocks; with fewer threads than blocks, one thread does one after the other.
     """
-    from .kernels import compiled
+    if _pool.compiled is None:
+        from .kernels import compiled
 
+        _pool.compiled = compiled
+    compiled = _pool.compiled
     if threads == 1 or threads < teams:
         compiled.run_alone(kernel, block, block_bytes, teams)
         return

@@ -36,8 +36,8 @@ def _rows(block, step):
 
 
 @njit(**OPTIONS)
-def _advance(block, table, step, inputs, base, begins, ends):
-    """Write the planes' addresses at this step into a work table; the first `inputs` planes count rows from `base`."""
+def _advance(block, table, step, inputs, before_inputs, begins, ends):
+    """Write the planes' addresses at this step into a work table; the first `inputs` have other rows before them."""
     plane = load_word(block + 8 * b.PLANE_TABLE)
     this = _rows_before(block, step)
     before = _rows_before(block, step - 1)
@@ -52,7 +52,7 @@ def _advance(block, table, step, inputs, base, begins, ends):
             moves = load_word(plane + 8 * b.MOVES)
             rows = 0
             if number < inputs:
-                rows = this - base
+                rows = before_inputs
             elif moves == b.THIS_STEP:
                 rows = this
             elif moves == b.STEP_BEFORE:
@@ -114,16 +114,33 @@ def _run_stage(block, number, table, first_row, rows, operand, stride, depth, th
 
 
 @njit(**INNER)
-def _end_of_chunk(block, step, sign):
+def _end_of_chunk(block, step, sign, whole):
     """The last step, in the order of the loop, whose sums W x are made together with those of `step`."""
-    chunk = load_word(block + 8 * b.X_CHUNK)
-    rows = _rows(block, step)
+    room = load_word(block + 8 * b.X_CHUNK) - _room(block, step, whole)
     while True:
-        more = _rows(block, step + sign)
-        if more == 0 or rows + more > chunk:
+        more = _room(block, step + sign, whole)
+        if more == 0 or more > room:
             return step
-        rows += more
+        room -= more
         step += sign
+
+
+@njit(**INNER)
+def _room(block, step, whole):
+    """How many rows of sums W x a step takes: if threads share them, all of the batch.
+
+    Then one thread may be a chunk ahead of another, and has each of its rows in the same places in every chunk.
+    """
+    rows = _rows(block, step)
+    return rows if whole or rows == 0 else load_word(block + 8 * b.BATCH)
+
+
+@njit(**INNER)
+def _sums_before(block, step, low, whole):
+    """How many rows of sums W x lie before those of `step` in a chunk that begins, in memory, with the step `low`."""
+    if whole:
+        return _rows_before(block, step) - _rows_before(block, low)
+    return (step - low) * load_word(block + 8 * b.BATCH)
 
 
 @njit(**OPTIONS)
@@ -136,11 +153,11 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
     operand_row = load_word(block + 8 * b.X_OPERAND_ROW)
     units = load_word(block + 8 * b.X_UNITS)
     first, last = _own_groups(block, units, thread, threads, by_units)
-    base = _rows_before(block, low)
     number = high - low + 1
     distance = 1
-    if first_row == 0 and last_row == batch:  # all rows of all steps are one run
-        runs, rows = 1, _rows_before(block, high + 1) - base
+    whole = first_row == 0 and last_row == batch
+    if whole:  # all rows of all steps are one run
+        runs, rows = 1, _rows_before(block, high + 1) - _rows_before(block, low)
     elif last_row - first_row == 1 and load_word(block + 8 * b.STARTS) == 0:  # one row of every step
         runs, rows, distance = 1, number, batch
     else:
@@ -157,7 +174,8 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
             if rows <= 0:
                 continue
         for gate in range(gates):
-            place = load_word(block + 8 * b.X_SUMS) + (start - base) * sums_row
+            before = _sums_before(block, low + run, low, whole) + first_row
+            place = load_word(block + 8 * b.X_SUMS) + before * sums_row
             store_word(x_table + (gates + gate) * _TABLE_ROW, place + gate * load_word(block + 8 * b.X_SUMS_GATE))
         call(
             load_word(block + 8 * b.X_KERNEL), (load_word(block + 8 * b.X_TILE),
@@ -177,27 +195,27 @@ def forward(thread, threads, block):
     scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
     first_row, last_row = _own_rows(block, thread, threads, by_units)
+    whole = first_row == 0 and last_row == load_word(block + 8 * b.BATCH)
     target = threads
     step = load_word(block + 8 * b.FIRST)
-    chunk_start = step
     chunk_end = step - sign
-    base = 0
+    low = step
     behind = 0  # rows of the step before
     for _ in range(steps):
         here = _rows(block, step)
         if step == chunk_end + sign:
-            chunk_start, chunk_end = step, _end_of_chunk(block, step, sign)
-            low, high = min(chunk_start, chunk_end), max(chunk_start, chunk_end)
-            base = _rows_before(block, low)
-            _advance(block, table, step, inputs, base, False, False)
+            chunk_end = _end_of_chunk(block, step, sign, whole)
+            low, high = min(step, chunk_end), max(step, chunk_end)
+            _advance(block, table, step, inputs, 0, False, False)
             _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch)
         last = min(last_row, here)
         begin = min(here, behind)
+        before_inputs = _sums_before(block, step, low, whole)
         for number in range(stages):
             row = first_row
             while row < last:
                 end = _end_of_run(row, last, begin, last)
-                _advance(block, table, step, inputs, base, row >= begin, False)
+                _advance(block, table, step, inputs, before_inputs, row >= begin, False)
                 operand = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
                 _run_stage(
                     block, number, table, row, end - row, load_word(operand), load_word(operand + 8),

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
+from fastrnn import plans
 from fastrnn.lengths import Packed, Padded
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -199,6 +200,22 @@ def test_threads_compute_what_one_does(kind, sharing, number, threads):
 
 
 @every_kind
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_threads_that_share_rows_do_not_meet_in_chunks_of_inputs(kind, number, threads, monkeypatch):
+    """One may be in a later chunk than another, whose steps have other numbers of rows."""
+    lengths = np.random.default_rng(8).integers(0, 120, 27)
+    layer = make_layer(kind, 40, 37)
+    problem = random_problem(layer, 120, len(lengths))
+    threads(1)
+    expected = everything(layer, problem, lengths)
+    threads(number)
+    monkeypatch.setattr(plans, "_X_SUMS_BYTES", 1 << 16)
+    for _ in range(3):
+        fresh = make_layer(kind, 40, 37)
+        assert_same_bits(everything(fresh, problem, lengths), expected)
+
+
+@every_kind
 def test_dropout_acts_on_the_same_places_as_in_the_reference(kind):
     options = {"num_layers": 3, "dropout": 0.4, "dtype": "float64", "seed": 4}
     layer, reference = make_layer(kind, I, H, **options), make_layer(kind, I, H, backend="reference", **options)
@@ -216,6 +233,20 @@ def test_a_layer_may_be_called_with_one_length_after_another():
         assert_same_bits(
             everything(kept, problem, lengths), everything(make_layer("lstm", I, H, dtype="float64"), problem, lengths)
         )
+
+
+def test_memory_serves_again_for_fewer_rows():
+    layer = make_layer("lstm", I, H)
+    kernels, places = layer.sequences[0].kernels(), []
+    for lengths in ([9, 9, 8], [9, 5, 2], [9, 8, 7], [1, 0, 1], [9, 9, 9]):
+        problem = random_problem(layer, T, 3)
+        (_, backward) = layer.vjp(problem.x, as_state(problem.state), lengths)
+        backward(problem.dy)
+        flats = kernels._idle[0].flats
+        places.append(tuple(memory.ctypes.data for memory in flats))
+        assert sum(lengths) * H <= len(flats[1]) <= 4 * sum(lengths) * H
+    assert places[0] == places[1] == places[2]
+    assert len(kernels._idle) == 1
 
 
 # A witness

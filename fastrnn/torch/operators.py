@@ -83,10 +83,10 @@ def _backward(
     from fastrnn.cpu import Saved
 
     layer, arrays = _bound(cell, directions, weights)
-    gates, cells = [as_array(k).copy() for k in kept]  # the layer takes this memory for its next calls
+    gates, cells = [as_array(k).copy() for k in kept]  # they are overwritten
     if not _keeps_gates(cell):
         gates = np.empty((directions, *x.shape[:2], weights[0].shape[0]), layer.dtype)
-    saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells)
+    saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells, None)
     dstates = tuple([None if d is None else as_array(d) for d in (dh_n, dc_n)[: len(states)]])
     dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), dstates)
     gradients = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
