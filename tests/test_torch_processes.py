@@ -8,6 +8,8 @@ from multiprocessing import get_context
 import pytest
 from torch_pairs import fast, normal, torch
 
+import fastrnn
+
 PROCESSES, STEPS, ROWS, LENGTH = 2, 6, 8, 5  # ROWS of all processes together
 
 
@@ -48,6 +50,8 @@ def train(model, tokens, labels):
 def train_a_share(rank, folder):
     """One process: its rows of each batch."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)  # as torchrun does: processes that share a machine would wait for each other's threads
+    fastrnn.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
     )
