@@ -121,14 +121,16 @@ def _pool_guard() -> AbstractContextManager[object]:
 
 
 class _FirstEntry:
-    """Enter the pool alone; afterwards its layer is known."""
+    """Enter the pool alone; afterwards its layer is known, unless it could not be started."""
 
     def __enter__(self) -> None:
         _pool.lock.acquire()
 
-    def __exit__(self, *exception: object) -> None:
-        from numba import threading_layer
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            if kind is None and _pool.guard is None:
+                from numba import threading_layer
 
-        if _pool.guard is None:
-            _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
-        _pool.lock.release()
+                _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
+        finally:
+            _pool.lock.release()

@@ -171,10 +171,31 @@ def test_fewer_threads_than_asked_for_do_the_work():
     assert run_program("few_granted", OMP_THREAD_LIMIT="1") == [_threading_layer()]
 
 
+def test_a_pool_that_does_not_start_does_not_block_the_calls_after(threads, monkeypatch):
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared("by_rows")
+    threads(2)
+    expected = outputs(layer, problem)
+
+    def fail(*arguments):
+        raise ValueError("No threading layer could be loaded.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fastrnn_threads._pool, "guard", None)  # as before the first call
+        patch.setattr(compiled, "run_together", fail)
+        patch.setattr("numba.threading_layer", fail)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="No threading layer"):
+                outputs(layer, problem)
+            assert not fastrnn_threads._pool.lock.locked()
+    assert_same_bits(outputs(layer, problem), expected)
+
+
 def _threading_layer():
     import numba
-    from fastrnn.kernels import compiled  # noqa: F401  starts Numba's threads
 
+    numba.get_num_threads()  # starts the threads
     return numba.threading_layer()
 
 
