@@ -109,7 +109,7 @@ class _CpuSteps:
         plans = [kernels.step_plan(len(x)) for kernels in layers]
         self._kernel = plans[0].kernel
         self._workers = [plan.workers for plan in plans]
-        words = up(plans[0].template.words, CACHE_LINE // 8)
+        words = up(max(plan.template.words for plan in plans), CACHE_LINE // 8)  # layers may differ in workers
         self._blocks = empty((2, len(layers), words), np.dtype(np.int64))
         self._alive = [x, h, c]
         for turn in range(2):
