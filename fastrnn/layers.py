@@ -468,6 +468,9 @@ class Backward:
         self._batched = batched
         self._padded = padded
 
+    def __copy__(self) -> "Backward":
+        raise TypeError("backward: a shallow copy would share what is used up; use copy.deepcopy")
+
     def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
         """From the gradients of y and of the final state to those of x, the initial state and the parameters.
 

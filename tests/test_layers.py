@@ -330,6 +330,26 @@ def test_backward_can_be_called_once(lstm):
         backward(y)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda backward: pickle.loads(pickle.dumps(backward))])
+@pytest.mark.parametrize("lengths", [None, [2, 0, 6, 3]])
+def test_a_copied_backward_has_its_own_memory(make, duplicate, lengths):
+    layer = make(I, H, 2, dropout=0.5, bidirectional=True)
+    (y, _), backward = layer.vjp(normal(T, B, I), lengths=lengths)
+    dy = normal(*y.shape, seed=3)
+    copied = duplicate(backward)
+    gradients = copied(dy)
+    assert_same(gradients.parameters, backward(dy).parameters)
+    with pytest.raises(RuntimeError, match="already called"):
+        copied(dy)
+
+
+def test_a_shallow_copy_of_backward_is_refused(lstm):
+    """It would go on with what the original has overwritten."""
+    _, backward = lstm().vjp(normal(T, B, I))
+    with pytest.raises(TypeError, match=r"use copy\.deepcopy"):
+        copy.copy(backward)
+
+
 def test_backwards_of_several_runs_do_not_disturb_each_other(make):
     layer = make(I, H, 2)
     xs = [normal(T, B, I, seed=20), normal(T + 2, B, I, seed=21)]
