@@ -96,7 +96,8 @@ class PackedWeights:
         number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
         threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
         if not self._backward:
-            self._pack_biases(buffer, directions)
+            with np.errstate(all="ignore"):
+                self._pack_biases(buffer, directions)
         return buffer
 
     def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:

@@ -580,6 +580,18 @@ def test_dropping_everything_leaves_zeros_and_no_gradient(dropping):
     assert_same(backward(np.ones_like(y)).x, np.zeros_like(x))
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 1]])
+@pytest.mark.parametrize("value", [np.inf, 1e308])
+def test_infinities_and_overflow_raise_nothing(make, value, lengths):
+    """In the sum of both biases, of both directions' dx, and in dropout, whatever the caller has asked of NumPy."""
+    layer = make(3, 4, 2, bidirectional=True, dropout=0.5, dtype="float64")
+    layer.parameters["bias_ih_l0"][...] = value
+    layer.parameters["bias_hh_l0"][...] = -value if value == np.inf else value
+    with np.errstate(all="raise"):
+        (y, _), backward = layer.vjp(normal(3, 2, 3), lengths=lengths)
+        backward(np.full(y.shape, value))
+
+
 def test_dropout_on_one_layer_warns_and_does_nothing(make):
     x = normal(T, B, I)
     with pytest.warns(UserWarning, match="no effect with num_layers=1") as warned:
