@@ -43,7 +43,7 @@ def run_program(name, **environment):
 @pytest.mark.parametrize("number", [2.0, "2", None, True, [2]])
 def test_the_number_of_threads_must_be_an_integer(number, threads):
     threads(2)
-    with pytest.raises(TypeError, match="number: expected int, got"):
+    with pytest.raises(TypeError, match="number: expected an integer, got"):
         fastrnn.set_num_threads(number)
     assert fastrnn.get_num_threads() == 2
 
@@ -51,9 +51,14 @@ def test_the_number_of_threads_must_be_an_integer(number, threads):
 @pytest.mark.parametrize("number", [0, -1])
 def test_the_number_of_threads_must_be_positive(number, threads):
     threads(2)
-    with pytest.raises(ValueError, match=f"number: expected at least 1, got {number}"):
+    with pytest.raises(ValueError, match=f"number: expected an integer of at least 1, got {number}"):
         fastrnn.set_num_threads(number)
     assert fastrnn.get_num_threads() == 2
+
+
+def test_the_number_of_threads_may_be_a_numpy_integer(threads):
+    threads(np.int64(2))
+    assert type(fastrnn.get_num_threads()) is int
 
 
 def show_number():
