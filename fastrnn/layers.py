@@ -223,7 +223,7 @@ class _Recurrent:
     def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
         """The layer of a file with that header and these parameters. `where` are device, seed and backend."""
         if header["format"] != _FILE_FORMAT:
-            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
+            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
         layer = cls(**header["options"], **where)
@@ -537,8 +537,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
     with open(path, "rb") as file:
         if zipfile.is_zipfile(file):
             file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                if "fastrnn" in archive:
-                    arrays = dict(archive)
-                    return parsed_header(str(arrays.pop("fastrnn"))), arrays
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = dict(archive) if "fastrnn" in archive else {}
+            except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+                raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
+            if arrays:
+                return parsed_header(str(arrays.pop("fastrnn"))), arrays
     raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

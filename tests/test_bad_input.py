@@ -340,7 +340,17 @@ def _write_half(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("write", [_write_text, _write_nothing, _write_npy, _write_npz, _write_zip, _write_half])
+def _write_damaged(path):
+    layer = fastrnn.GRU(I, H)
+    layer.save(path)
+    weights = layer.parameters["weight_hh_l0"].tobytes()
+    path.write_bytes(path.read_bytes().replace(weights, weights[::-1]))
+
+
+WRITERS = [_write_text, _write_nothing, _write_npy, _write_npz, _write_zip, _write_half, _write_damaged]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_load_refuses_other_files(path, write):
     write(path)
     with pytest.raises(ValueError, match=r"path: expected a file written by save, got .*layer\.npz"):
