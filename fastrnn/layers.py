@@ -4,6 +4,7 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 `D` directions, and `R`, the width of h: `P` with projection, else `H`.
 """
 
+import copy
 import json
 import os
 import warnings
@@ -252,6 +253,7 @@ class _Recurrent:
         """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
         state = self.__dict__.copy()
         del state["_parameters"], state["_layout"], state["sequences"]
+        state["_generator"] = copy.deepcopy(self._generator)  # a shallow copy draws its own masks too
         return state | {"flats": [sequence.parameters.flat for sequence in self.sequences]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

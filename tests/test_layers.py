@@ -616,7 +616,7 @@ def test_an_interrupted_run_leaves_the_dropout_generator_as_it_was(dropping, mon
 # Copies and files
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies_continue_as_the_original_would(dropping, duplicate):
     layer, x = dropping(batch_first=True), normal(B, T, I)
     layer(x)
@@ -628,9 +628,10 @@ def test_copies_continue_as_the_original_would(dropping, duplicate):
     assert not duplicate(layer.eval()).training
 
 
-def test_copies_are_independent(make):
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_copies_are_independent(make, duplicate):
     layer, x = make(), normal(T, B, I)
-    twin, y = copy.deepcopy(layer), layer(x)[0]
+    twin, y = duplicate(layer), layer(x)[0]
     twin.parameters["weight_ih_l0"][...] = 0
     assert_same(layer(x)[0], y)
     assert not np.array_equal(twin(x)[0], y)
