@@ -178,7 +178,7 @@ class Weights:
         self._kernel = compiled.kernel("checksum")
         self._block = np.zeros(16, np.int64)
         self._block_address = address(self._block)
-        self._source: Directions = parameters.directions
+        self._source: Directions | None = parameters.directions
         self._watch([parameters.flat])
         _living.add(self)
 
@@ -194,10 +194,11 @@ class Weights:
             source = self._parameters.directions
         with self._lock:
             if source is not self._source:
-                self._source = source
+                self._source = None  # until all of it is watched: an interrupt may come in between
                 own = source is self._parameters.directions
                 arrays = [array for direction in source for array in direction.values() if array is not None]
                 self._watch([self._parameters.flat] if own else arrays)
+                self._source = source
             if self._shared:
                 self._block[0] = 0  # the workers' counter
                 threads.run(self._kernel, self._block_address, threads.available())
