@@ -227,13 +227,19 @@ class _Recurrent:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], **where)
+        options, known = header["options"], {*cls._names_of_options()}
+        if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
+            raise ValueError(f"path: expected the options of {cls.__name__} in the file's header, got {options!r}")
+        layer = cls(**options, **where)
         layer.load_state_dict(arrays)
         return layer
 
+    @classmethod
+    def _names_of_options(cls) -> tuple[str, ...]:
+        return ("input_size", "hidden_size", "num_layers", *cls._options, "dtype")
+
     def _constructor_options(self) -> dict[str, Any]:
-        names = ("input_size", "hidden_size", "num_layers", *self._options)
-        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        return {name: getattr(self, name) for name in self._names_of_options()} | {"dtype": self.dtype.name}
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]
