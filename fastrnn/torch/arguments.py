@@ -6,35 +6,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layer import DTYPES, PLAIN
+from .layer import DTYPES, PLAIN, Kernels, layers_as_before
 
 
-def present_weights(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> list[Tensor] | None:
-    """The weights of these names, contiguous, without those that are None; None if the kernels cannot take them."""
+def present_weights(
+    module: torch.nn.Module, names: Tensors[str], layers: int, compiling: bool
+) -> tuple[list[list[Tensor]], Kernels | None] | None:
+    """The weights of these names, contiguous, without those that are None, of each of so many layers.
+
+    And what the module ran with at its last call, if they have not moved since. None if the kernels cannot take them.
+    """
     parameters = module._parameters
     weights = []
     for name in names:
         # a parametrised weight is an attribute, and so is one that weight_norm computes
         weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
         if weight is not None:
-            if type(weight) not in PLAIN or not weight.is_cpu:
-                return None
-            weights.append(weight if weight.is_contiguous() else weight.contiguous())
-    return weights if weights and weights[0].dtype in DTYPES else None
+            weights.append(weight)
+    if not compiling:
+        by_layer = _split(weights, layers)
+        kernels = layers_as_before(module, by_layer)
+        if kernels is not None:
+            return by_layer, kernels
+    for weight in weights:
+        if type(weight) not in PLAIN or not weight.is_cpu:
+            return None
+    if not weights or weights[0].dtype not in DTYPES:
+        return None
+    return _split([weight if weight.is_contiguous() else weight.contiguous() for weight in weights], layers), None
+
+
+def _split(weights: list[Any], layers: int) -> list[list[Any]]:
+    if layers == 1:
+        return [weights]
+    each = len(weights) // layers
+    return [weights[k * each : (k + 1) * each] for k in range(layers)]
 
 
 def fit(
     x: Any,
-    states: Any,  # () for zeros
+    states: Any,  # None for zeros
     shapes: Tensors[tuple[int, ...]],  # of the states
     dtype: torch.dtype | None,  # of all; None: any
 ) -> bool:
     """Whether x and states are dense numbers on the CPU of that dtype, and the states of those shapes."""
-    if type(states) not in (tuple, list) or len(states) not in (0, len(shapes)):
+    if not _plain(x, dtype) or 0 in x.shape:  # torch.nn has its rules for what is empty
         return False
-    if not _plain(x, dtype) or x.numel() == 0:  # torch.nn has its rules for what is empty
+    if states is None:
+        return True
+    if type(states) not in (tuple, list) or len(states) != len(shapes):
         return False
-    for state, shape in zip(states, shapes, strict=False):  # there may be none
+    for state, shape in zip(states, shapes, strict=True):
         if not _plain(state, dtype) or state.shape != shape:
             return False
     return True

@@ -12,17 +12,20 @@ from fastrnn.parameters import GATES, Directions, LayerParameters
 from fastrnn.sequence import OptionalStates, Sequence, States
 
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_dtype = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # other types may be anything but numbers in memory
 
 
 class Bound(NamedTuple):
     """Weights as the kernels take them, without copies.
 
-    key     of each tensor what would change if its numbers lay elsewhere or otherwise
-    arrays  keep that memory, so that no other tensor can get the same address
+    types, dtypes, aliases   of the tensors; the aliases keep their memory, so that no others can get the same address
+    arrays                   the same memory
     """
 
-    key: list[tuple[int, torch.Size, torch.dtype]]
+    types: list[type]
+    dtypes: list[torch.dtype]
+    aliases: list[torch.Tensor]
     arrays: Directions
 
 
@@ -35,8 +38,12 @@ class Layer:
     def __init__(self, sequence: Sequence, shapes: list[tuple[int, ...]]) -> None:
         self.sequence = sequence
         self.directions = len(sequence.parameters.directions)
+        output_size = sequence.output_size // self.directions
+        # of the states: (R,), or (R, H) for the LSTM
+        self.widths = (output_size, sequence.hidden_size) if sequence.cell == "lstm" else (output_size,)
         self._shapes = shapes
-        self._bound = Bound([], [])
+        self._bound = Bound([], [], [], [])
+        self._zeros = self._new_zeros(0)
 
     @classmethod
     def of(cls, cell: str, directions: int, weights: Tensors[Any]) -> "Layer | None":
@@ -63,25 +70,40 @@ class Layer:
     def input_size(self) -> int:
         return self.sequence.input_size
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Of the states: (R,), or (R, H) for the LSTM."""
-        output_size = self.sequence.output_size // self.directions
-        return (output_size, self.sequence.hidden_size) if self.sequence.cell == "lstm" else (output_size,)
+    def zeros(self, batch: int) -> States:
+        """The initial states of so many rows if none are given, not to be written to."""
+        zeros = self._zeros
+        if zeros[0].shape[1] != batch:
+            self._zeros = zeros = self._new_zeros(batch)
+        return zeros
+
+    def _new_zeros(self, batch: int) -> States:
+        return tuple([np.zeros((self.directions, batch, width), self.dtype) for width in self.widths])
+
+    def bound_to(self, weights: Tensors[Any]) -> Directions | None:
+        """What `bind` returned last, if it was for the same memory, of the same shapes and dtypes; else None."""
+        types, dtypes, aliases, arrays = self._bound
+        if (
+            [*map(type, weights)] == types
+            and [*map(_dtype, weights)] == dtypes
+            and all(map(torch.Tensor.is_set_to, weights, aliases))
+        ):
+            return arrays
+        return None
 
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""
-        key = [(w.data_ptr(), w.shape, w.dtype) for w in weights]
-        bound = self._bound
-        if bound.key == key:
-            return bound.arrays
+        before = self.bound_to(weights)
+        if before is not None:
+            return before
         if not all(map(self._fits, weights, self._shapes)):
             return None
-        numbers = iter([w.detach().numpy() for w in weights])
+        aliases = [w.detach() for w in weights]
+        numbers = iter([alias.numpy() for alias in aliases])
         shorts = self.sequence.parameters.shapes
         bias = {} if "bias_ih" in shorts else {"bias_ih": None, "bias_hh": None}
         arrays = [bias | {short: next(numbers) for short in shorts} for _ in range(self.directions)]
-        self._bound = Bound(key, arrays)
+        self._bound = Bound([*map(type, weights)], [*map(_dtype, weights)], aliases, arrays)
         return arrays
 
     def _fits(self, weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
@@ -107,11 +129,26 @@ class Layer:
 
 
 _of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
+Kernels = list[tuple[Layer, Directions]]  # of each layer of a module, and its weights as they take them
+
+
+def layers_as_before(module: torch.nn.Module, weights: list[list[Any]]) -> Kernels | None:
+    """As `layers_of`, where the module last ran with these weights, which may be anything; else None."""
+    layers = _of_modules.get(module)
+    if layers is None or len(layers) != len(weights):
+        return None
+    bound = []
+    for layer, own in zip(layers, weights, strict=True):
+        arrays = None if layer is None else layer.bound_to(own)
+        if layer is None or arrays is None:
+            return None
+        bound.append((layer, arrays))
+    return bound
 
 
 def layers_of(
     module: torch.nn.Module, cell: str, directions: int, weights: list[list[torch.Tensor]]
-) -> list[tuple[Layer, Directions]] | None:
+) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
     They are not attributes of the module, so that it is copied, pickled and replicated as torch.nn's.

@@ -52,34 +52,36 @@ class _Recurrent(torch.nn.RNNBase):
         With `rows`, x is packed, (N, I), and hx in their order.
         """
         cell = _CELLS[self.mode]
-        states = () if hx is None else hx if cell == "lstm" else (hx,)
-        weights = present_weights(self, self._flat_weights_names, compiling)
-        if weights is None or not isinstance(x, Tensor):
+        states = hx if hx is None or cell == "lstm" else (hx,)
+        present = present_weights(self, self._flat_weights_names, self.num_layers, compiling)
+        if present is None or not isinstance(x, Tensor):
             return None
-        autocast = autocast_applies(weights[0])
-        if not self._fit(x, states, rows, None if autocast else weights[0].dtype):
+        weights, bound = present
+        dtype = weights[0][0].dtype
+        autocast = autocast_applies(dtype)
+        if not self._fit(x, states, rows, None if autocast else dtype):
             return None
-        states, dtypes = tuple(states), None
+        states, dtypes = () if states is None else tuple(states), None
         if autocast:
             one_dnn = not self.proj_size and rows is None and one_dnn_enabled()
             dtypes = autocast_dtypes(cell, self.proj_size > 0, x, states, one_dnn=one_dnn)
             if dtypes is None:
                 return None
             x, states = x.float(), tuple([s.float() for s in states])
-        directions = 2 if self.bidirectional else 1
-        each = len(weights) // self.num_layers
-        by_layer = [weights[start : start + each] for start in range(0, len(weights), each)]
-        kinds = [(cell, directions)] * self.num_layers
-        bound: Any = kinds if compiling else layers_of(self, cell, directions, by_layer)
-        if bound is None:
-            return None
+        run, directions = autograd.run, 2 if self.bidirectional else 1
+        if compiling:
+            run, bound = operators.run, [(cell, directions)] * self.num_layers
+        elif bound is None:
+            bound = layers_of(self, cell, directions, weights)
+            if bound is None:
+                return None
         batched = rows is not None or x.dim() == 3
         turned = self.batch_first and batched and rows is None
         if not batched:
             x, states = x.unsqueeze(1), tuple([s.unsqueeze(1) for s in states])
         elif turned:
             x = x.transpose(0, 1)
-        y, final = self._run_layers(operators.run if compiling else autograd.run, bound, by_layer, x, states, rows)
+        y, final = self._run_layers(run, bound, weights, x, states, rows)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
         elif turned:
@@ -98,10 +100,8 @@ class _Recurrent(torch.nn.RNNBase):
         rows: Packed | None,
     ) -> tuple[Tensor, list[Tensor]]:
         number = len(bound)
-        if not states:
-            states_of: list[Any] = [(None,) * len(self._state_widths())] * number
-        elif number == 1:
-            states_of = [states]
+        if number == 1 or not states:
+            states_of: list[Any] = [states] * number
         else:
             states_of = list(zip(*[s.split(s.shape[0] // number) for s in states], strict=True))
         finals = []
@@ -117,6 +117,8 @@ class _Recurrent(torch.nn.RNNBase):
         shape = x.shape
         if len(shape) not in ((2, 3) if rows is None else (2,)) or shape[-1] != self.input_size:
             return False
+        if states is None:
+            return fit(x, None, (), dtype)
         lead: tuple[int, ...] = (self.num_layers * (2 if self.bidirectional else 1),)
         if rows is not None:
             lead += (rows.batch,)
