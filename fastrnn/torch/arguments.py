@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layer import DTYPES, PLAIN, Kernels, layers_as_before
+from .layer import DTYPES, PLAIN, Kernels, layers_as_before, split
 
 
 def present_weights(
@@ -16,31 +16,20 @@ def present_weights(
 
     And what the module ran with at its last call, if they have not moved since. None if the kernels cannot take them.
     """
+    if not compiling:
+        before = layers_as_before(module, layers)
+        if before is not None:
+            return before
     parameters = module._parameters
     weights = []
     for name in names:
         # a parametrised weight is an attribute, and so is one that weight_norm computes
         weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
         if weight is not None:
-            weights.append(weight)
-    if not compiling:
-        by_layer = _split(weights, layers)
-        kernels = layers_as_before(module, by_layer)
-        if kernels is not None:
-            return by_layer, kernels
-    for weight in weights:
-        if type(weight) not in PLAIN or not weight.is_cpu:
-            return None
-    if not weights or weights[0].dtype not in DTYPES:
-        return None
-    return _split([weight if weight.is_contiguous() else weight.contiguous() for weight in weights], layers), None
-
-
-def _split(weights: list[Any], layers: int) -> list[list[Any]]:
-    if layers == 1:
-        return [weights]
-    each = len(weights) // layers
-    return [weights[k * each : (k + 1) * each] for k in range(layers)]
+            if type(weight) not in PLAIN or not weight.is_cpu:
+                return None
+            weights.append(weight if weight.is_contiguous() else weight.contiguous())
+    return (split(weights, layers), None) if weights and weights[0].dtype in DTYPES else None
 
 
 def fit(

@@ -58,7 +58,7 @@ class _Cell(torch.nn.RNNCellBase):
         if compiling:
             run, bound = operators.run, [(cell, 1)]
         elif bound is None:
-            bound = layers_of(self, cell, 1, [weights])
+            bound = layers_of(self, _WEIGHTS, cell, 1, [weights])
             if bound is None:
                 return None
         batched = x.dim() == 2

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Sequence as Tensors
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,20 +13,17 @@ from fastrnn.parameters import GATES, Directions, LayerParameters
 from fastrnn.sequence import OptionalStates, Sequence, States
 
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-_dtype = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # other types may be anything but numbers in memory
 
 
 class Bound(NamedTuple):
     """Weights as the kernels take them, without copies.
 
-    types, dtypes, aliases   of the tensors; the aliases keep their memory, so that no others can get the same address
-    arrays                   the same memory
+    key     of each tensor what would change if its numbers lay elsewhere or otherwise
+    arrays  keep that memory, so that no other tensor can get the same address
     """
 
-    types: list[type]
-    dtypes: list[torch.dtype]
-    aliases: list[torch.Tensor]
+    key: list[tuple[int, torch.Size, torch.dtype]]
     arrays: Directions
 
 
@@ -37,12 +35,13 @@ class Layer:
 
     def __init__(self, sequence: Sequence, shapes: list[tuple[int, ...]]) -> None:
         self.sequence = sequence
+        self._cpu = sequence.kernels()
         self.directions = len(sequence.parameters.directions)
         output_size = sequence.output_size // self.directions
         # of the states: (R,), or (R, H) for the LSTM
         self.widths = (output_size, sequence.hidden_size) if sequence.cell == "lstm" else (output_size,)
         self._shapes = shapes
-        self._bound = Bound([], [], [], [])
+        self._bound = Bound([], [])
         self._zeros = self._new_zeros(0)
 
     @classmethod
@@ -80,30 +79,19 @@ class Layer:
     def _new_zeros(self, batch: int) -> States:
         return tuple([np.zeros((self.directions, batch, width), self.dtype) for width in self.widths])
 
-    def bound_to(self, weights: Tensors[Any]) -> Directions | None:
-        """What `bind` returned last, if it was for the same memory, of the same shapes and dtypes; else None."""
-        types, dtypes, aliases, arrays = self._bound
-        if (
-            [*map(type, weights)] == types
-            and [*map(_dtype, weights)] == dtypes
-            and all(map(torch.Tensor.is_set_to, weights, aliases))
-        ):
-            return arrays
-        return None
-
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""
-        before = self.bound_to(weights)
-        if before is not None:
-            return before
+        key = [(w.data_ptr(), w.shape, w.dtype) for w in weights]
+        bound = self._bound
+        if bound.key == key:
+            return bound.arrays
         if not all(map(self._fits, weights, self._shapes)):
             return None
-        aliases = [w.detach() for w in weights]
-        numbers = iter([alias.numpy() for alias in aliases])
+        numbers = iter([w.detach().numpy() for w in weights])
         shorts = self.sequence.parameters.shapes
         bias = {} if "bias_ih" in shorts else {"bias_ih": None, "bias_hh": None}
         arrays = [bias | {short: next(numbers) for short in shorts} for _ in range(self.directions)]
-        self._bound = Bound([*map(type, weights)], [*map(_dtype, weights)], aliases, arrays)
+        self._bound = Bound(key, arrays)
         return arrays
 
     def _fits(self, weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
@@ -118,36 +106,36 @@ class Layer:
     def forward(
         self, arrays: Directions, x: np.ndarray, states: States, rows: Packed | None, save: bool
     ) -> tuple[np.ndarray, States, Any]:
-        """As `Sequence.forward`, with what `bind` returned."""
-        return self.sequence.forward(x, states, save=save, rows=rows, weights=arrays)
+        """As `Sequence.forward`, with what `bind` returned. x is not empty."""
+        return self._cpu.forward(x, states, save, rows, arrays)
 
     def backward(
         self, saved: Any, arrays: Directions, dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`, with the arrays of the forward pass."""
-        return self.sequence.backward(saved, dy, dstates, weights=arrays)
+        return self._cpu.backward(saved, dy, dstates, arrays)
 
 
-_of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
 Kernels = list[tuple[Layer, Directions]]  # of each layer of a module, and its weights as they take them
 
 
-def layers_as_before(module: torch.nn.Module, weights: list[list[Any]]) -> Kernels | None:
-    """As `layers_of`, where the module last ran with these weights, which may be anything; else None."""
-    layers = _of_modules.get(module)
-    if layers is None or len(layers) != len(weights):
-        return None
-    bound = []
-    for layer, own in zip(layers, weights, strict=True):
-        arrays = None if layer is None else layer.bound_to(own)
-        if layer is None or arrays is None:
-            return None
-        bound.append((layer, arrays))
-    return bound
+class _Run(NamedTuple):
+    """What a module ran with: the kernels, and how the contiguous weights that it has under these names looked.
+
+    The kernels' arrays keep the weights' memory, so that no other tensor can get the same address.
+    """
+
+    kernels: Kernels
+    names: itemgetter  # type: ignore[type-arg]
+    looks: list[tuple[type, int, torch.Size, torch.dtype]]
+
+
+_of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
+_last_runs: "weakref.WeakKeyDictionary[torch.nn.Module, _Run]" = weakref.WeakKeyDictionary()
 
 
 def layers_of(
-    module: torch.nn.Module, cell: str, directions: int, weights: list[list[torch.Tensor]]
+    module: torch.nn.Module, names: Tensors[str], cell: str, directions: int, weights: list[list[torch.Tensor]]
 ) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
@@ -167,4 +155,37 @@ def layers_of(
                 return None
             layers[k] = layer
         bound.append((layer, arrays))
+    looks = [(type(w), w.data_ptr(), w.shape, w.dtype) for own in weights for w in own]
+    _last_runs[module] = _Run(bound, itemgetter(*names), looks)
     return bound
+
+
+def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[list[torch.Tensor]], Kernels] | None:
+    """The weights of each of so many layers, and what `layers_of` returned last, if they look as they did then."""
+    last = _last_runs.get(module)
+    if last is None or len(last.kernels) != number:
+        return None
+    try:
+        weights = last.names(module._parameters)
+    except KeyError:  # it is computed, or was taken away
+        return None
+    if len(weights) != len(last.looks):  # some are None
+        return None
+    for weight, (kind, place, shape, dtype) in zip(weights, last.looks, strict=True):
+        if (
+            type(weight) is not kind
+            or weight.data_ptr() != place
+            or weight.shape != shape
+            or weight.dtype != dtype
+            or not weight.is_contiguous()
+        ):
+            return None
+    return split(weights, number), last.kernels
+
+
+def split(weights: Tensors[Any], number: int) -> list[list[Any]]:
+    """Of each of so many layers."""
+    if number == 1:
+        return [list(weights)]
+    each = len(weights) // number
+    return [list(weights[k * each : (k + 1) * each]) for k in range(number)]

@@ -72,7 +72,7 @@ class _Recurrent(torch.nn.RNNBase):
         if compiling:
             run, bound = operators.run, [(cell, directions)] * self.num_layers
         elif bound is None:
-            bound = layers_of(self, cell, directions, weights)
+            bound = layers_of(self, self._flat_weights_names, cell, directions, weights)
             if bound is None:
                 return None
         batched = rows is not None or x.dim() == 3
