@@ -123,13 +123,14 @@ def _forward(
 
 
 def _outputs(step: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
-    if step:
-        return tuple([torch.from_numpy(s[0]) for s in states_n])
-    return torch.from_numpy(y), *[torch.from_numpy(s) for s in states_n]
+    return tuple(map(torch.from_numpy, [s[0] for s in states_n] if step else (y, *states_n)))
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, or a copy if that is not contiguous."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.is_neg():  # a view that changes the sign, such as the imaginary part of a conjugate
         tensor = tensor.resolve_neg()
-    return contiguous((tensor.detach() if tensor.requires_grad else tensor).numpy())
+    array = tensor.numpy()
+    return array if array.flags.carray else contiguous(array)

@@ -81,7 +81,10 @@ class _Recurrent(torch.nn.RNNBase):
             x, states = x.unsqueeze(1), tuple([s.unsqueeze(1) for s in states])
         elif turned:
             x = x.transpose(0, 1)
-        y, final = self._run_layers(run, bound, weights, x, states, rows)
+        if self.num_layers == 1:
+            y, *final = run(bound[0], x, states, weights[0], rows)
+        else:
+            y, final = self._run_layers(run, bound, weights, x, states, rows)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
         elif turned:
@@ -92,7 +95,7 @@ class _Recurrent(torch.nn.RNNBase):
 
     def _run_layers(
         self,
-        run: Any,  # of `autograd` or `operators`
+        run: Any,  # that of `autograd` or `operators`
         bound: list[Any],  # for each layer what `run` takes first
         weights: list[list[Tensor]],
         y: Tensor,  # of the layer below: first x, time-major
@@ -100,9 +103,8 @@ class _Recurrent(torch.nn.RNNBase):
         rows: Packed | None,
     ) -> tuple[Tensor, list[Tensor]]:
         number = len(bound)
-        if number == 1 or not states:
-            states_of: list[Any] = [states] * number
-        else:
+        states_of: list[Any] = [()] * number
+        if states:
             states_of = list(zip(*[s.split(s.shape[0] // number) for s in states], strict=True))
         finals = []
         for k in range(number):
@@ -110,7 +112,7 @@ class _Recurrent(torch.nn.RNNBase):
                 y = torch.nn.functional.dropout(y, self.dropout)
             y, *final = run(bound[k], y, states_of[k], weights[k], rows)
             finals.append(final)
-        return y, finals[0] if number == 1 else [torch.cat(s) for s in zip(*finals, strict=True)]
+        return y, [torch.cat(s) for s in zip(*finals, strict=True)]
 
     def _fit(self, x: Tensor, states: Any, rows: Packed | None, dtype: torch.dtype | None) -> bool:
         """Whether the arguments are such as torch.nn takes, and the kernels too."""
