@@ -180,7 +180,7 @@ class CpuLayer:
             kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
-                h_prev[d] = rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1)
+                rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
         workers, by_units, where = self._share(lead, batch, rows)
