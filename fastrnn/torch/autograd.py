@@ -22,8 +22,8 @@ from .original import differentiable_gradients
 OptionalTensors = tuple[Tensor | None, ...]
 
 
-# what a call takes beside tensors: the kernels; the weights as they take them; where rows lie if they are packed; whether
-# it is a step; how many states are given, 0 for zeros
+# what a call takes beside tensors: the kernels, the weights as they take them, where rows lie if they are packed,
+# whether it is a step, and how many states are given, 0 for zeros
 Call = tuple[Layer, Directions, Packed | None, bool, int]
 
 

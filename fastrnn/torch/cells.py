@@ -39,6 +39,7 @@ class _Cell(torch.nn.RNNCellBase):
         present = present_weights(self, _WEIGHTS, 1, compiling)
         if present is None or cell not in GATES or not isinstance(x, Tensor):
             return None
+        bound: Any
         (weights,), bound = present
         if len(weights) % 2:
             return None

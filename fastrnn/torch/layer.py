@@ -126,8 +126,8 @@ class _Run(NamedTuple):
     """
 
     kernels: Kernels
-    names: itemgetter  # type: ignore[type-arg]
-    looks: list[tuple[type, int, torch.Size, torch.dtype]]
+    names: itemgetter
+    looks: list[tuple[Any, int, torch.Size, torch.dtype]]  # type, address, shape and dtype of each
 
 
 _of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
@@ -166,7 +166,7 @@ def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[list[to
     if last is None or len(last.kernels) != number:
         return None
     try:
-        weights = last.names(module._parameters)
+        weights: tuple[Any, ...] = last.names(module._parameters)
     except KeyError:  # it is computed, or was taken away
         return None
     if len(weights) != len(last.looks):  # some are None

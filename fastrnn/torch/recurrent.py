@@ -56,6 +56,7 @@ class _Recurrent(torch.nn.RNNBase):
         present = present_weights(self, self._flat_weights_names, self.num_layers, compiling)
         if present is None or not isinstance(x, Tensor):
             return None
+        bound: Any
         weights, bound = present
         dtype = weights[0][0].dtype
         autocast = autocast_applies(dtype)
@@ -68,7 +69,8 @@ class _Recurrent(torch.nn.RNNBase):
             if dtypes is None:
                 return None
             x, states = x.float(), tuple([s.float() for s in states])
-        run, directions = autograd.run, 2 if self.bidirectional else 1
+        run: Any = autograd.run
+        directions = 2 if self.bidirectional else 1
         if compiling:
             run, bound = operators.run, [(cell, directions)] * self.num_layers
         elif bound is None:
