@@ -6,20 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layer import DTYPES, PLAIN, Kernels, layers_as_before, split
+from .layer import DTYPES, PLAIN, split
 
 
 def present_weights(
     module: torch.nn.Module, names: Tensors[str], layers: int, compiling: bool
-) -> tuple[list[list[Tensor]], Kernels | None] | None:
+) -> list[Tensors[Tensor]] | None:
     """The weights of these names, contiguous, without those that are None, of each of so many layers.
 
-    And what the module ran with at its last call, if they have not moved since. None if the kernels cannot take them.
+    None if the kernels cannot take them.
     """
-    if not compiling:
-        before = layers_as_before(module, layers)
-        if before is not None:
-            return before
     parameters = module._parameters
     weights = []
     for name in names:
@@ -29,7 +25,7 @@ def present_weights(
             if type(weight) not in PLAIN or not weight.is_cpu:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
-    return (split(weights, layers), None) if weights and weights[0].dtype in DTYPES else None
+    return split(weights, layers) if weights and weights[0].dtype in DTYPES else None
 
 
 def fit(

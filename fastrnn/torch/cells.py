@@ -9,7 +9,7 @@ from fastrnn.parameters import GATES
 
 from . import autograd, operators
 from .arguments import fit, present_weights
-from .layer import layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, kernels_may_run
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -36,11 +36,12 @@ class _Cell(torch.nn.RNNCellBase):
         cell = self._kernels()
         number = 2 if cell == "lstm" else 1
         states = hx if hx is None or number == 2 else (hx,)
-        present = present_weights(self, _WEIGHTS, 1, compiling)
+        bound: Any
+        before = None if compiling else layers_as_before(self, 1)
+        present, bound = before or (present_weights(self, _WEIGHTS, 1, compiling), None)
         if present is None or cell not in GATES or not isinstance(x, Tensor):
             return None
-        bound: Any
-        (weights,), bound = present
+        (weights,) = present
         if len(weights) % 2:
             return None
         autocast = autocast_applies(weights[0].dtype)

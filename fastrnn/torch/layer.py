@@ -135,7 +135,7 @@ _last_runs: "weakref.WeakKeyDictionary[torch.nn.Module, _Run]" = weakref.WeakKey
 
 
 def layers_of(
-    module: torch.nn.Module, names: Tensors[str], cell: str, directions: int, weights: list[list[torch.Tensor]]
+    module: torch.nn.Module, names: Tensors[str], cell: str, directions: int, weights: list[Tensors[torch.Tensor]]
 ) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
@@ -160,7 +160,7 @@ def layers_of(
     return bound
 
 
-def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[list[torch.Tensor]], Kernels] | None:
+def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors[torch.Tensor]], Kernels] | None:
     """The weights of each of so many layers, and what `layers_of` returned last, if they look as they did then."""
     last = _last_runs.get(module)
     if last is None or len(last.kernels) != number:
@@ -176,16 +176,16 @@ def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[list[to
             type(weight) is not kind
             or weight.data_ptr() != place
             or weight.shape != shape
-            or weight.dtype != dtype
+            or weight.dtype is not dtype
             or not weight.is_contiguous()
         ):
             return None
     return split(weights, number), last.kernels
 
 
-def split(weights: Tensors[Any], number: int) -> list[list[Any]]:
+def split(weights: Tensors[torch.Tensor], number: int) -> list[Tensors[torch.Tensor]]:
     """Of each of so many layers."""
     if number == 1:
-        return [list(weights)]
+        return [weights]
     each = len(weights) // number
-    return [list(weights[k * each : (k + 1) * each]) for k in range(number)]
+    return [weights[k * each : (k + 1) * each] for k in range(number)]

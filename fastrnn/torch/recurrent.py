@@ -1,5 +1,6 @@
 """LSTM, GRU and RNN in place of torch.nn's: the same modules, but the kernels do the work."""
 
+from collections.abc import Sequence as Tensors
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from fastrnn.lengths import Packed
 from . import autograd, operators
 from .arguments import fit, present_weights
 from .dynamo import let_dynamo_trace
-from .layer import layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_enabled
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
@@ -53,11 +54,12 @@ class _Recurrent(torch.nn.RNNBase):
         """
         cell = _CELLS[self.mode]
         states = hx if hx is None or cell == "lstm" else (hx,)
-        present = present_weights(self, self._flat_weights_names, self.num_layers, compiling)
-        if present is None or not isinstance(x, Tensor):
-            return None
         bound: Any
-        weights, bound = present
+        before = None if compiling else layers_as_before(self, self.num_layers)
+        names = self._flat_weights_names
+        weights, bound = before or (present_weights(self, names, self.num_layers, compiling), None)
+        if weights is None or not isinstance(x, Tensor):
+            return None
         dtype = weights[0][0].dtype
         autocast = autocast_applies(dtype)
         if not self._fit(x, states, rows, None if autocast else dtype):
@@ -74,7 +76,7 @@ class _Recurrent(torch.nn.RNNBase):
         if compiling:
             run, bound = operators.run, [(cell, directions)] * self.num_layers
         elif bound is None:
-            bound = layers_of(self, self._flat_weights_names, cell, directions, weights)
+            bound = layers_of(self, names, cell, directions, weights)
             if bound is None:
                 return None
         batched = rows is not None or x.dim() == 3
@@ -99,7 +101,7 @@ class _Recurrent(torch.nn.RNNBase):
         self,
         run: Any,  # that of `autograd` or `operators`
         bound: list[Any],  # for each layer what `run` takes first
-        weights: list[list[Tensor]],
+        weights: list[Tensors[Tensor]],
         y: Tensor,  # of the layer below: first x, time-major
         states: tuple[Tensor, ...],
         rows: Packed | None,
