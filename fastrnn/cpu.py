@@ -20,6 +20,9 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
+# bytes of weights that stay in a core's cache. Where sequences end at different steps, threads divide more than that
+# between them forwards: a few rows that are left to a thread do not pay for reading all
+_KEPT_BY_A_CORE = 1 << 21
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -71,6 +74,8 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
+        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        self._divides_weights = numbers * dtype.itemsize > _KEPT_BY_A_CORE
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -97,7 +102,7 @@ class CpuLayer:
                 c_0 = states[1]
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        workers, by_units, where = self._share(lead, batch, rows)
+        workers, by_units, where = self._share(lead, batch, rows, self._divides_weights)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
         plan.run(*where, packed.address, address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
         h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
@@ -182,7 +187,7 @@ class CpuLayer:
             kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
-                h_prev[d] = rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1)
+                rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
         workers, by_units, where = self._share(lead, batch, rows)
@@ -227,9 +232,12 @@ class CpuLayer:
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
     def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None
+        self, lead: tuple[int, ...], batch: int, rows: Packed | None, divide_weights: bool = False
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
-        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
+        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares.
+
+        divide_weights  whether threads that would share `rows` share hidden units instead
+        """
         if rows is None:
             steps, number, starts, shares = lead[0], lead[0] * batch, 0, 0
             workers, by_units = self.share_work(number, batch)
@@ -237,7 +245,10 @@ class CpuLayer:
             steps, number, starts, shares = rows.steps, rows.total, address(rows.starts), 0
             workers, by_units = self.share_work(number, batch)
             team = workers // self.directions
-            if team > 1 and not by_units:
+            # each thread should get several groups of units, or their shares are uneven again
+            if team > 1 and divide_weights and self.hidden_size >= 4 * self.weights.lanes * team:
+                by_units = True
+            elif team > 1 and not by_units:
                 shares = address(rows.shares(team))
         return workers, by_units, (steps, number, starts, shares)
 
