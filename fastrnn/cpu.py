@@ -20,9 +20,11 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
-# bytes of weights that stay in a core's cache. Where sequences end at different steps, threads divide more than that
-# between them forwards: a few rows that are left to a thread do not pay for reading all
-_KEPT_BY_A_CORE = 1 << 21
+# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
+# the weights outgrow a core's cache: so few rows do not pay for reading all of them
+_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
+_KEPT_BY_A_CORE = 1 << 21  # bytes of weights
+_GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -74,8 +76,6 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
-        self._divides_weights = numbers * dtype.itemsize > _KEPT_BY_A_CORE
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -102,7 +102,7 @@ class CpuLayer:
                 c_0 = states[1]
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        workers, by_units, where = self._share(lead, batch, rows, self._divides_weights)
+        workers, by_units, where = self._share(lead, batch, rows, forward=True)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
         plan.run(*where, packed.address, address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
         h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
@@ -190,7 +190,7 @@ class CpuLayer:
                 rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
-        workers, by_units, where = self._share(lead, batch, rows)
+        workers, by_units, where = self._share(lead, batch, rows, forward=False)
         plan = self._planner.plan(kind, batch, workers, by_units)
         plan.run(
             *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
@@ -225,32 +225,32 @@ class CpuLayer:
         if number == 1 or rows * row * self.directions < _ENOUGH_FOR_CALL:
             return 1, False
         team = number // self.directions
-        if team > 1 and 4 * team > batch:
+        large = self._large_for(team)
+        if team > 1 and (batch < _FEW_ROWS * team or (large and batch <= _FEW_ROWS_OF_LARGE * team)):
             if batch * row >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
-    def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None, divide_weights: bool = False
-    ) -> tuple[int, bool, tuple[int, int, int, int]]:
-        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares.
+    def _large_for(self, team: int) -> bool:
+        """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
+        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
+        return enough and numbers * self.dtype.itemsize > _KEPT_BY_A_CORE
 
-        divide_weights  whether threads that would share `rows` share hidden units instead
-        """
+    def _share(
+        self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
+    ) -> tuple[int, bool, tuple[int, int, int, int]]:
+        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
         if rows is None:
-            steps, number, starts, shares = lead[0], lead[0] * batch, 0, 0
-            workers, by_units = self.share_work(number, batch)
-        else:
-            steps, number, starts, shares = rows.steps, rows.total, address(rows.starts), 0
-            workers, by_units = self.share_work(number, batch)
-            team = workers // self.directions
-            # each thread should get several groups of units, or their shares are uneven again
-            if team > 1 and divide_weights and self.hidden_size >= 4 * self.weights.lanes * team:
-                by_units = True
-            elif team > 1 and not by_units:
-                shares = address(rows.shares(team))
-        return workers, by_units, (steps, number, starts, shares)
+            workers, by_units = self.share_work(lead[0] * batch, batch)
+            return workers, by_units, (lead[0], lead[0] * batch, 0, 0)
+        workers, by_units = self.share_work(rows.total, batch)
+        team = workers // self.directions
+        # as sequences end, few rows are left to each thread; backwards that did not pay
+        by_units = by_units or (forward and team > 1 and self._large_for(team))
+        shares = address(rows.shares(team)) if team > 1 and not by_units else 0
+        return workers, by_units, (rows.steps, rows.total, address(rows.starts), shares)
 
     def _each(self, *arrays: np.ndarray | None) -> list[int]:
         """For each direction, where its part of these arrays begins; 0 for None."""
