@@ -57,6 +57,16 @@ class Arrays:
         """A copy of a NumPy array of a type that NumPy has."""
         raise NotImplementedError
 
+    def from_host_as(self, array: np.ndarray, dtype: str) -> Array:
+        """A copy of a NumPy array in that type."""
+        if str(array.dtype) == "bfloat16":  # which not every library takes from NumPy; its numbers are float32's
+            array = array.astype(np.float32)
+        return self.converted(self.from_host(array), dtype)
+
+    def shared(self, array: Any) -> Array:
+        """Another library's array on a GPU as one of this, in the same memory."""
+        raise NotImplementedError
+
     def to_host(self, array: Array) -> np.ndarray:
         """A NumPy copy; float32 of bfloat16. Waits for the work on the stream."""
         raise NotImplementedError
@@ -124,6 +134,11 @@ class CupyArrays(Arrays):
     def from_host(self, array: np.ndarray) -> Array:
         return self._cupy.asarray(array)
 
+    def shared(self, array: Any) -> Array:
+        if hasattr(array, "__cuda_array_interface__") and not hasattr(array, "__dlpack__"):
+            return self._cupy.asarray(array)
+        return self._cupy.from_dlpack(array)
+
     def to_host(self, array: Array) -> np.ndarray:
         if self.dtype_name(array) == "bfloat16":
             array = array.astype(np.float32)
@@ -173,6 +188,11 @@ class TorchArrays(Arrays):
 
     def from_host(self, array: np.ndarray) -> Array:
         return self._torch.from_numpy(array).to(self._device)
+
+    def shared(self, array: Any) -> Array:
+        if hasattr(array, "__dlpack__"):
+            return self._torch.from_dlpack(array)
+        return self._torch.as_tensor(array, device=self._device)
 
     def to_host(self, array: Array) -> np.ndarray:
         array = array.detach().cpu()
@@ -229,6 +249,9 @@ class NumpyArrays(Arrays):
 
     def from_host(self, array: np.ndarray) -> Array:
         return array.copy()
+
+    def shared(self, array: Any) -> Array:
+        return array
 
     def to_host(self, array: Array) -> np.ndarray:
         return array.astype(np.float32) if self.dtype_name(array) == "bfloat16" else array.copy()

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..kernels.cells import CELLS, Cell, Stage
-from ..kernels.cuda.planes import Pass, passes, wide
-from ..templates import Plane
+from ..kernels.cuda.planes import Pass, Place, passes, wide
 from .arrays import Array, Arrays
 from .loop import Loop, StageMatrix
 from .memory import DirectionMemory, bias_planes
@@ -41,12 +40,13 @@ class _Key(NamedTuple):
 class CudaLayer:
     """One layer, one or two directions. Arrays are of one library, C-contiguous, checked by the caller."""
 
-    def __init__(self, cell: str, sizes: tuple[int, int, int], parameters: DeviceParameters, dtype: str) -> None:
+    def __init__(self, cell: str, sizes: tuple[int, int, int], parameters: DeviceParameters, dtype: str, path: str) -> None:
         self.input_size, self.hidden_size, projection = sizes
         self.output_size = projection or self.hidden_size
         self.cell: Cell = CELLS["lstm_projected" if projection else cell]
         self.parameters = parameters
         self.dtype = dtype
+        self.path = path
         self._forward, self._backward = passes(self.cell.name)
         self._idle: dict[_Key, Loop] = {}
 
@@ -54,10 +54,11 @@ class CudaLayer:
         """y (T, B, D*R), the final states (D, B, R) and (D, B, H), and what `backward` needs if `save`."""
         T, B, _ = x.shape
         H, R, G, D = self.hidden_size, self.output_size, self.cell.gates, self.parameters.number
+        if T * B == 0:  # the states pass through
+            y, states_n = arrays.empty((T, B, D * R), self.dtype), tuple(arrays.converted(s, self.dtype) for s in states)
+            return y, states_n, Saved(arrays, x, []) if save else None
         # all memory first: what does not fit is an error before any launch
-        memories = [
-            DirectionMemory(arrays, self.cell, (T, B, H, R), self.dtype, d == 1, save) for d in range(D)
-        ]
+        memories = [DirectionMemory(arrays, self.cell, (T, B, H, R), self.dtype, d == 1, save) for d in range(D)]
         x_sums = [arrays.empty((T, B, G * H), self.dtype) for _ in range(D)]
         states_n = tuple([arrays.empty(s.shape, self.dtype) for s in states])
         y = arrays.empty((T, B, D * R), self.dtype) if D == 2 else memories[0].outputs
@@ -87,8 +88,9 @@ class CudaLayer:
         T, B, input_size = x.shape
         H, R, D = self.hidden_size, self.output_size, self.parameters.number
         wide_dtype = wide(self.dtype)
-        flat = arrays.zeros(self.parameters.flat.shape, self.dtype)
-        gradients = self.parameters.views(flat)
+        gradients = self.parameters.views(arrays.zeros(self.parameters.flat.shape, self.dtype))
+        if T * B == 0:
+            return arrays.zeros(x.shape, self.dtype), self._gradients_passed_through(arrays, B, dstates), gradients
         dx = [arrays.empty((T * B, input_size), self.dtype) for _ in range(D)]
         dh = [arrays.zeros((1, B, R), wide_dtype) for _ in range(D)]
         dc = [arrays.zeros((1, B, H), wide_dtype) for _ in range(D)] if self.cell.has_cell_state else []
@@ -98,7 +100,7 @@ class CudaLayer:
         dstates_0 = [arrays.empty((D, B, R), self.dtype)] + [arrays.empty((D, B, H), self.dtype) for _ in dc[:1]]
         loops = [self._take(arrays, _Key(arrays.name, arrays.stream(), False, d, B, True)) for d in range(D)]
         for d, (memory, (key, loop)) in enumerate(zip(saved.directions, loops, strict=True)):
-            nothing = Plane(arrays.address(zeros), 0, 0)
+            nothing = Place(arrays.address(zeros), 0, 0)
             planes = memory.planes() | {"dy": nothing, "dh_next": memory.plane(dh[d], 0, False)}
             if dy is not None:
                 planes["dy"] = memory.plane(dy, d * R)
@@ -107,7 +109,7 @@ class CudaLayer:
                     held[d][0] = given[d]
             if not self.cell.carries_hidden:  # the gradient of the final state, at the loop's first step only
                 held = planes["dh_next"]
-                planes["dh_next"] = Plane(nothing.rest, 0, 0, memory.last, held.rest, held.row)
+                planes["dh_next"] = Place(nothing.address, 0, 0, memory.last, held.address, held.row)
             if dc:
                 planes["dc_next"] = memory.plane(dc[d], 0, False)
             if projected:
@@ -122,6 +124,15 @@ class CudaLayer:
             self._products_over_all_steps(arrays, x, memory, d, dx[d], gradients[d])
         total = dx[0] if D == 1 else dx[0] + dx[1]
         return total.reshape(T, B, input_size), tuple(dstates_0), gradients
+
+    def _gradients_passed_through(self, arrays: Arrays, B: int, dstates: tuple[Array | None, ...]) -> States:
+        """Those of the initial states, where there are no steps."""
+        widths = (self.output_size, self.hidden_size)
+        shapes = [(self.parameters.number, B, width) for width, _ in zip(widths, dstates, strict=False)]
+        return tuple(
+            arrays.zeros(shape, self.dtype) if given is None else arrays.converted(given, self.dtype)
+            for shape, given in zip(shapes, dstates, strict=True)
+        )
 
     def _products_over_all_steps(
         self, arrays: Arrays, x: Array, memory: DirectionMemory, d: int, dx: Array, gradients: dict[str, Array]

@@ -13,8 +13,7 @@ import numpy as np
 
 from ..kernels.cuda.gate import gate_grid, gate_kernel
 from ..kernels.cuda.launch import launch
-from ..kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass
-from ..templates import Plane
+from ..kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
 from .arrays import Array, Arrays
 
 # a graph is captured after so many runs, the first of which compile and warm up, and from so many launches on
@@ -57,7 +56,7 @@ class Loop:
         self._runs = 0
         self._graphs: dict[int, Any] = {}
 
-    def execute(self, steps: int, planes: dict[str, Plane]) -> None:
+    def execute(self, steps: int, planes: dict[str, Place]) -> None:
         """Run all steps. `planes`: of the cell; operands and sums are the loop's own.
 
         Forward, `operands[0]` holds h_0. Backward, the first step has no later one and its product is left out.
@@ -95,17 +94,17 @@ class Loop:
                     self.product(number)
                 launch(gate, *grids[number], stream, (table, step, self._matrices[number].units))
 
-    def _words(self, planes: dict[str, Plane]) -> np.ndarray:
+    def _words(self, planes: dict[str, Place]) -> np.ndarray:
         size = ITEMSIZE[self._dtype]
         rows = dict(planes)
         for number, (stage, described) in enumerate(zip(self._run.stages, self._matrices, strict=True)):
             sums, operand = self._sums[number], self.operands[number]
             for g in range(self._run.sums(number)):
                 place = self._arrays.address(sums) + g * described.units * size
-                rows[f"sums {number} {g}"] = Plane(place, 0, sums.shape[1] * size)
+                rows[f"sums {number} {g}"] = Place(place, 0, sums.shape[1] * size)
             width = operand.shape[1] // len(stage.operand)
             for position, name in enumerate(stage.operand):
                 place = self._arrays.address(operand) + position * width * size
-                rows[f"operand {number} {name}"] = Plane(place, 0, operand.shape[1] * size)
-        unused = Plane(0, 0, 0)  # planes that no kernel of this pass touches
+                rows[f"operand {number} {name}"] = Place(place, 0, operand.shape[1] * size)
+        unused = Place(0, 0, 0)  # planes that no kernel of this pass touches
         return np.array([rows.get(name, unused).words() for name in self._run.planes], np.int64)

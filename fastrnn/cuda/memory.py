@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..kernels.cells import Cell
-from ..kernels.cuda.planes import ITEMSIZE, bias_plane, wide
-from ..templates import Plane
+from ..kernels.cuda.planes import ITEMSIZE, Place, bias_plane, wide
 from .arrays import Array, Arrays
 
 
@@ -71,7 +70,7 @@ class DirectionMemory:
         before = self.hidden[1:] if self.reverse else self.hidden[:-1]
         return before.reshape(self._T * self._B, -1)
 
-    def planes(self) -> dict[str, Plane]:
+    def planes(self) -> dict[str, Place]:
         """The planes of this memory, in the order of time."""
         before, after = (self.hidden[1:], self.hidden[:-1]) if self.reverse else (self.hidden[:-1], self.hidden[1:])
         found = {"h_prev": self.plane(before), "h": self.plane(after)}
@@ -84,26 +83,26 @@ class DirectionMemory:
             found |= {"c_prev": self.plane(self.cells, 0, False), "c": self.plane(self.cells, 0, False)}
         return found
 
-    def plane(self, sequence: Array, column: int = 0, moves: bool = True) -> Plane:
+    def plane(self, sequence: Array, column: int = 0, moves: bool = True) -> Place:
         """Columns from `column` on of a contiguous sequence (T, B, n)."""
         _, rows, width = sequence.shape
         size = ITEMSIZE[self._arrays.dtype_name(sequence)]
         start = self._arrays.address(sequence) + column * size
-        return Plane(start, rows * width * size if moves else 0, width * size)
+        return Place(start, rows * width * size if moves else 0, width * size)
 
-    def in_loop_order(self, planes: dict[str, Plane], forward: bool) -> dict[str, Plane]:
+    def in_loop_order(self, planes: dict[str, Place], forward: bool) -> dict[str, Place]:
         """Planes in the order of time as a pass meets them."""
         backwards = self.reverse if forward else not self.reverse
         return {name: plane.backwards(self._T) if backwards else plane for name, plane in planes.items()}
 
 
-def bias_planes(arrays: Arrays, cell: Cell, weights: dict[str, Array], hidden_size: int) -> dict[str, Plane]:
+def bias_planes(arrays: Arrays, cell: Cell, weights: dict[str, Array], hidden_size: int) -> dict[str, Place]:
     """The biases: the same at every step and row."""
     if "bias_ih" not in weights:
         return {}
     size = ITEMSIZE[arrays.dtype_name(weights["bias_ih"])]
     return {
-        bias_plane(bias, name): Plane(arrays.address(weights[name]) + bias.gate * hidden_size * size, 0, 0)
+        bias_plane(bias, name): Place(arrays.address(weights[name]) + bias.gate * hidden_size * size, 0, 0)
         for bias in cell.biases
         for name in bias.parameters
     }

@@ -25,6 +25,30 @@ WIDE = frozenset({"c", "c_prev", "dc_next", "dh_next"})
 
 
 @dataclass(frozen=True)
+class Place:
+    """A row of the table: where a plane lies. Described in the order of time; `backwards` is how a loop that runs from
+    the last step to the first meets it.
+    """
+
+    address: int
+    step: int
+    row: int
+    edge: int = -1
+    edge_address: int = 0
+    edge_row: int = 0
+
+    def words(self) -> tuple[int, ...]:
+        return (self.address, self.step, self.row, self.edge, self.edge_address, self.edge_row)
+
+    def backwards(self, steps: int) -> "Place":
+        """The same memory in a loop that runs from the last of so many steps to the first."""
+        edge = steps - 1 - self.edge if self.edge >= 0 else -1
+        return Place(
+            self.address + (steps - 1) * self.step, -self.step, self.row, edge, self.edge_address, self.edge_row
+        )
+
+
+@dataclass(frozen=True)
 class Pass:
     """One direction of time through a cell: its stages, and its planes in the order of the table."""
 
