@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..kernels.cells import CELLS, Cell, Stage
+from ..kernels.cuda.launch import device_limits, patches
+from ..kernels.cuda.plan import Plan, best_plan, faster_persistent
 from ..kernels.cuda.planes import Pass, Place, passes, wide
 from .arrays import Array, Arrays
 from .loop import Loop, StageMatrix
 from .memory import DirectionMemory, bias_planes
 from .parameters import DeviceParameters
+from .persistent import PersistentLoop
 
 _MOST_LOOPS = 8
 
@@ -48,7 +51,7 @@ class CudaLayer:
         self.dtype = dtype
         self.path = path
         self._forward, self._backward = passes(self.cell.name)
-        self._idle: dict[_Key, Loop] = {}
+        self._idle: dict[_Key, Loop | PersistentLoop] = {}
 
     def forward(self, arrays: Arrays, x: Array, states: States, save: bool) -> tuple[Array, States, Saved | None]:
         """y (T, B, D*R), the final states (D, B, R) and (D, B, H), and what `backward` needs if `save`."""
@@ -67,7 +70,7 @@ class CudaLayer:
             weights = self.parameters.seen_by(arrays)[d]
             arrays.product(x.reshape(T * B, -1), weights["weight_ih"].T, x_sums[d].reshape(T * B, -1))
             memory.begin(tuple(s[d] for s in states))
-            loop.operands[0][...] = states[0][d]
+            loop.begin(states[0][d])
             planes = memory.planes()
             planes |= {name: memory.plane(x_sums[d], gate * H) for gate, name in enumerate(self.cell.inputs)}
             planes |= bias_planes(arrays, self.cell, weights, H)
@@ -116,7 +119,7 @@ class CudaLayer:
                 planes["dh"] = memory.plane(projected[d])
                 memory.others["dh"] = projected[d]
             loop.execute(T, memory.in_loop_order(planes, forward=False))
-            loop.product(0, back)
+            loop.back(back)
             self._idle[key] = loop
             dstates_0[0][d] = dh[d][0] + back if self.cell.carries_hidden else back
             if dc:
@@ -153,7 +156,7 @@ class CudaLayer:
                 if bias in gradients:
                     arrays.column_sums(matrix, gradients[bias][rows])
 
-    def _take(self, arrays: Arrays, key: _Key) -> tuple[_Key, Loop]:
+    def _take(self, arrays: Arrays, key: _Key) -> tuple[_Key, Loop | PersistentLoop]:
         """A loop that no call uses: an idle one, or a new one."""
         loop = self._idle.pop(key, None)
         if loop is None:
@@ -162,8 +165,22 @@ class CudaLayer:
             run = self._forward if key.forward else self._backward
             weights = self.parameters.seen_by(arrays)[key.direction]
             matrices = [self._matrix(run, stage, weights) for stage in run.stages]
-            loop = Loop(arrays, run, matrices, key.batch, self.dtype, key.saving, "bias_ih" in weights)
+            options = (arrays, run, matrices, key.batch, self.dtype, key.saving, "bias_ih" in weights)
+            plan = self._plan(run, key.batch)
+            loop = Loop(*options) if plan is None else PersistentLoop(*options, plan)
         return key, loop
+
+    def _plan(self, run: Pass, batch: int) -> Plan | None:
+        """How the persistent path divides the work; None for the plain path."""
+        if self.path == "plain" or (self.path == "auto" and self.dtype != "float32"):
+            return None
+        choose = best_plan if self.path == "persistent" else faster_persistent
+        plan = choose(run, self.hidden_size, self.output_size, batch, device_limits(), patches())
+        if plan is None and self.path == "persistent":
+            raise ValueError(
+                f'backend: hidden_size = {self.hidden_size} does not fit on this GPU for "persistent"; use "plain"'
+            )
+        return plan
 
     def _matrix(self, run: Pass, stage: Stage, weights: dict[str, Array]) -> StageMatrix:
         units = self.output_size if stage.units == "output" else self.hidden_size

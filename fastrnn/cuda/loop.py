@@ -19,6 +19,8 @@ from .arrays import Array, Arrays
 # a graph is captured after so many runs, the first of which compile and warm up, and from so many launches on
 _RUNS_BEFORE_CAPTURE = 2
 _LAUNCHES_WORTH_CAPTURE = 32
+# of different lengths
+_MOST_GRAPHS = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Loop:
         self._matrices = matrices
         self._batch = batch
         self._dtype = dtype
-        self.operands = [arrays.empty((batch, stage.matrix.shape[0]), dtype) for stage in matrices]
+        self._operands = [arrays.empty((batch, stage.matrix.shape[0]), dtype) for stage in matrices]
         self._sums = [arrays.empty((batch, stage.matrix.shape[1]), dtype) for stage in matrices]
         self._table = arrays.empty((len(run.planes), PLANE_WORDS), "int64")
         self._gates = [
@@ -56,15 +58,21 @@ class Loop:
         self._runs = 0
         self._graphs: dict[int, Any] = {}
 
+    def begin(self, h_0: Array) -> None:
+        """Give the forward pass its initial h (B, R)."""
+        self._operands[0][...] = h_0
+
     def execute(self, steps: int, planes: dict[str, Place]) -> None:
         """Run all steps. `planes`: of the cell; operands and sums are the loop's own.
 
-        Forward, `operands[0]` holds h_0. Backward, the first step has no later one and its product is left out.
+        Backward, the first step has no later one, and its product is left out.
         """
         self._arrays.set_words(self._table, self._words(planes))
         if not self._run.forward:
             self._sums[0][...] = 0
         graph = self._graphs.get(steps)
+        while len(self._graphs) >= _MOST_GRAPHS and graph is None:
+            self._graphs.pop(next(iter(self._graphs)))
         if graph is None and self._worth_capture(steps):
             graph = self._graphs[steps] = self._arrays.capture(lambda: self._launch_all(steps))
         if graph is not None:
@@ -73,11 +81,12 @@ class Loop:
             self._launch_all(steps)
         self._runs += 1
 
-    def product(self, number: int, out: Array | None = None) -> Array:
-        """What stage `number` multiplies times its matrix."""
-        out = self._sums[number] if out is None else out
-        self._arrays.product(self.operands[number], self._matrices[number].matrix, out)
-        return out
+    def back(self, out: Array) -> None:
+        """What comes back through the matrix after the last step of a backward pass, (B, R)."""
+        self._product(0, out)
+
+    def _product(self, number: int, out: Array) -> None:
+        self._arrays.product(self._operands[number], self._matrices[number].matrix, out)
 
     def _worth_capture(self, steps: int) -> bool:
         launches = 2 * steps * len(self._matrices)
@@ -91,14 +100,14 @@ class Loop:
         for step in range(steps):
             for number, gate in enumerate(self._gates):
                 if self._run.forward or step or number:
-                    self.product(number)
+                    self._product(number, self._sums[number])
                 launch(gate, *grids[number], stream, (table, step, self._matrices[number].units))
 
     def _words(self, planes: dict[str, Place]) -> np.ndarray:
         size = ITEMSIZE[self._dtype]
         rows = dict(planes)
         for number, (stage, described) in enumerate(zip(self._run.stages, self._matrices, strict=True)):
-            sums, operand = self._sums[number], self.operands[number]
+            sums, operand = self._sums[number], self._operands[number]
             for g in range(self._run.sums(number)):
                 place = self._arrays.address(sums) + g * described.units * size
                 rows[f"sums {number} {g}"] = Place(place, 0, sums.shape[1] * size)

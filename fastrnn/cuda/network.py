@@ -26,6 +26,8 @@ class Network:
 
     def __init__(self, owner: _Recurrent) -> None:
         requirements.check()
+        if owner.backend == "persistent" and owner.dtype.name != "float32":
+            raise ValueError(f'backend: "persistent" is for dtype float32, got {owner.dtype}')
         self.owner = owner
         self.arrays = own_library()
         self.layers: list[CudaLayer] = []

@@ -7,7 +7,7 @@ of different types.
 from collections.abc import Callable, Sequence
 
 from .planes import ITEMSIZE, PLANE_WORDS, WORD, Pass, bias_plane, stored
-from .target import device, load_word, loader, storer, zero
+from .target import device, load_word, loader, prefetch, storer, zero
 
 _ROW_BYTES = PLANE_WORDS * WORD
 
@@ -77,3 +77,18 @@ def planes_writer(run: Pass, planes: Sequence[tuple[int, str]], dtype: str) -> C
         others(table, step, row, unit, values)
 
     return write
+
+
+def planes_fetcher(run: Pass, planes: Sequence[str], dtype: str) -> Callable:
+    """fetch(table, step, row, unit): bring one number of each plane nearer, for a read to come."""
+    if not planes:
+        return device(lambda table, step, row, unit: None)
+    index, size = run.planes.index(planes[0]), ITEMSIZE[stored(planes[0], dtype)]
+    others = planes_fetcher(run, planes[1:], dtype)
+
+    @device
+    def fetch(table, step, row, unit):
+        prefetch(place(table, index, step, row) + unit * size)
+        others(table, step, row, unit)
+
+    return fetch

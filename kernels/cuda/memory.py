@@ -28,6 +28,11 @@ def _pointer(builder, address, kind):
     return builder.inttoptr(address, kind.as_pointer(_GLOBAL))
 
 
+def load_stored(builder, dtype, address):
+    """The number stored at an address, as a Real."""
+    return _widen(builder, dtype, builder.load(_pointer(builder, address, _STORED[dtype])))
+
+
 def _widen(builder, dtype, value):
     """A stored number as a Real."""
     if dtype == "float16":
@@ -57,6 +62,11 @@ def real(dtype: str) -> Real:
     return Real(64 if dtype == "float64" else 32)
 
 
+def plain(dtype: str) -> types.Type:
+    """The type of such a number in shared memory."""
+    return real(dtype).numba
+
+
 @cache
 def loader(dtype: str):
     """load(address): the number there."""
@@ -64,7 +74,7 @@ def loader(dtype: str):
     @intrinsic
     def load(typing, address):
         def lower(context, builder, sig, args):
-            return _widen(builder, dtype, builder.load(_pointer(builder, args[0], _STORED[dtype])))
+            return load_stored(builder, dtype, args[0])
 
         return real(dtype)(types.int64), lower
 
@@ -140,6 +150,17 @@ def load_word(typing, address):
         return builder.load(_pointer(builder, args[0], I64))
 
     return types.int64(types.int64), lower
+
+
+@intrinsic
+def store_word(typing, address, value):
+    """Write an int64."""
+
+    def lower(context, builder, sig, args):
+        builder.store(args[1], _pointer(builder, args[0], I64))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), lower
 
 
 @cache

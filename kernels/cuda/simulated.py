@@ -4,6 +4,8 @@ Addresses are those of NumPy arrays here. Numbers are NumPy scalars, which keep 
 """
 
 import ctypes
+import threading
+import time
 from functools import cache
 
 import numpy as np
@@ -25,6 +27,10 @@ _BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 def real(dtype: str) -> type:
     return np.float64 if dtype == "float64" else np.float32
+
+
+def plain(dtype: str) -> np.dtype:
+    return np.dtype(real(dtype))
 
 
 @cache
@@ -63,6 +69,10 @@ def load_word(address):
     return ctypes.c_int64.from_address(int(address)).value
 
 
+def store_word(address, value):
+    ctypes.c_int64.from_address(int(address)).value = int(value)
+
+
 @cache
 def zero(dtype: str):
     return lambda: real(dtype)(0)
@@ -80,3 +90,82 @@ def to_plain(value):
 def fma(a, b, c):
     """Rounded twice: close enough for what the simulator is to show."""
     return a * b + c
+
+
+@cache
+def patch_loader(dtype: str, rows: int, columns: int, sums: int):
+    read = loader(dtype)
+
+    def load(address, first_row, rows_end, unit_bytes, sum_bytes, column_bytes, columns_left):
+        values = []
+        for r in range(first_row, first_row + rows):
+            start = address + r // sums * unit_bytes + r % sums * sum_bytes
+            for column in range(columns):
+                there = r < rows_end and column < columns_left
+                values.append(read(start + column * column_bytes) if there else real(dtype)(0))
+        return tuple(values)
+
+    return load
+
+
+@cache
+def zeros(dtype: str, count: int):
+    return lambda: (real(dtype)(0),) * count
+
+
+@cache
+def multiplier(dtype: str, rows: int, columns: int, batch: int):
+    def multiply(sums, patch, shared, start, column_step, row_step):
+        weights = np.array(patch).reshape(rows, columns)
+        places = start + np.arange(columns) * column_step + np.arange(batch)[:, None] * row_step
+        return tuple((np.array(sums).reshape(batch, rows) + _numbers(shared)[places] @ weights.T).ravel())
+
+    return multiply
+
+
+@cache
+def column_multiplier(dtype: str, rows: int, batch: int):
+    def multiply(sums, shared, weights, weight_step, start, row_step):
+        numbers = _numbers(shared)
+        column = numbers[weights + np.arange(rows) * weight_step]
+        values = numbers[start + np.arange(batch) * row_step]
+        return tuple((np.array(sums).reshape(batch, rows) + np.outer(values, column)).ravel())
+
+    return multiply
+
+
+@cache
+def spreader(dtype: str, rows: int, batch: int):
+    def spread(sums, shared, start, row_step, batch_step):
+        for place, total in enumerate(sums):
+            b, row = divmod(place, rows)
+            shared[start + row * row_step + b * batch_step] = total
+
+    return spread
+
+
+@cache
+def gatherer(dtype: str, count: int):
+    return lambda shared, start: tuple(shared[start + n] for n in range(count))
+
+
+def _numbers(shared):
+    """The NumPy array behind one of the simulator's."""
+    return getattr(shared, "_ary", shared)
+
+
+_arriving = threading.Lock()
+
+
+def arrive(counter):
+    with _arriving:
+        ctypes.c_int64.from_address(int(counter)).value += 1
+
+
+def arrived(counter):
+    time.sleep(0)  # lets the other threads on
+    return ctypes.c_int64.from_address(int(counter)).value
+
+
+def prefetch(address):
+    """Nothing to be gained here."""
