@@ -1,4 +1,4 @@
-"""A recurrent layer of PyTorch's weights as an ONNX model of one node."""
+"""A recurrent layer of PyTorch's weights as an ONNX model of one node, without what joins several layers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.cases import Problem
+from fastrnn.interchange.layouts import ONNX_GATES, reordered
 
 OPSET = 14
-GATE_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
-"""For each ONNX gate, its place in PyTorch's order: i o f c out of i f g o, z r h out of r z n."""
 
 
 def one_node_model(problem: Problem) -> bytes:
     """Serialise the layer: inputs x (T,B,I) and the initial states, outputs Y (T,1,B,H) and the final states."""
     T, B, I, H = problem.sizes
-    gates = GATE_ORDER[problem.cell]
-
-    def reordered(name):
-        array = problem.parameters[name]
-        return array.reshape(len(gates), H, -1)[list(gates)].reshape(1, *array.shape)
-
-    bias = np.concatenate([reordered("bias_ih_l0"), reordered("bias_hh_l0")], axis=1)
-    weights = {"W": reordered("weight_ih_l0"), "R": reordered("weight_hh_l0"), "B": bias}
+    ours = {name: reordered(array, ONNX_GATES[problem.cell])[None] for name, array in problem.parameters.items()}
+    bias = np.concatenate([ours["bias_ih_l0"], ours["bias_hh_l0"]], axis=1)
+    weights = {"W": ours["weight_ih_l0"], "R": ours["weight_hh_l0"], "B": bias}
     attributes = {"linear_before_reset": 1} if problem.cell == "gru" else {}
     node = helper.make_node(
         problem.cell.upper(),

@@ -1,9 +1,62 @@
 """LSTM, GRU and plain RNN layers in kernels compiled for the machine they run on."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .checking import check
 from .layers import GRU, LSTM, RNN
 from .threads import get_num_threads, set_num_threads
 
-__all__ = ["GRU", "LSTM", "RNN", "__version__", "check", "get_num_threads", "set_num_threads"]
+if TYPE_CHECKING:
+    from .interchange.keras import from_keras_weights, to_keras_weights
+    from .interchange.onnx_export import to_onnx
+    from .interchange.onnx_import import from_onnx
+    from .interchange.onnx_layer import OnnxLayer
+    from .interchange.safetensors import load_safetensors, save_safetensors
+    from .interchange.torch import from_torch, to_torch
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "OnnxLayer",
+    "__version__",
+    "check",
+    "from_keras_weights",
+    "from_onnx",
+    "from_torch",
+    "get_num_threads",
+    "load_safetensors",
+    "save_safetensors",
+    "set_num_threads",
+    "to_keras_weights",
+    "to_onnx",
+    "to_torch",
+]
 
 __version__ = "0.1.0"
+
+# names that are imported when they are first used, and from where
+_LATE = {
+    "OnnxLayer": "interchange.onnx_layer",
+    "from_keras_weights": "interchange.keras",
+    "from_onnx": "interchange.onnx_import",
+    "from_torch": "interchange.torch",
+    "load_safetensors": "interchange.safetensors",
+    "save_safetensors": "interchange.safetensors",
+    "to_keras_weights": "interchange.keras",
+    "to_onnx": "interchange.onnx_export",
+    "to_torch": "interchange.torch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LATE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

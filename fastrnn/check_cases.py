@@ -36,6 +36,7 @@ class Case:
     bias: bool = True
     batch_first: bool = False
     batched: bool = True
+    padded: bool = False  # sequences of different lengths
 
     def __str__(self) -> str:
         sizes = {"T": self.T, "B": self.B if self.batched else 0, "I": self.I, "H": self.H, "P": self.P}
@@ -46,6 +47,7 @@ class Case:
             "nobias": not self.bias,
             "batch_first": self.batch_first,
             "unbatched": not self.batched,
+            "padded": self.padded,
         }
         return "-".join(parts + [name for name, given in options.items() if given])
 
@@ -60,6 +62,9 @@ class Case:
         lengths = ((self.B, self.T) if self.batch_first else (self.T, self.B)) if self.batched else (self.T,)
         return np.random.default_rng(_SEED).standard_normal((*lengths, self.I)).astype(self.dtype)
 
+    def lengths(self) -> np.ndarray | None:
+        return np.random.default_rng(_SEED).integers(0, self.T + 1, self.B) if self.padded else None
+
 
 def cases(cells: Sequence[str], dtypes: Sequence[str], threads: int) -> list[Case]:
     """Every option and awkward sizes for each cell and dtype; `threads` is the most that will be used."""
@@ -72,6 +77,7 @@ def cases(cells: Sequence[str], dtypes: Sequence[str], threads: int) -> list[Cas
         {"T": 9, "B": 4 * threads + 1, "I": 37, "H": 67, "P": 19},  # the batch
         {"T": 8, "B": 2, "I": 83, "H": 151, "P": 45},  # the hidden units
         {"T": 9, "B": 5, "I": 37, "H": 67, "P": 19, "layers": 2, "bidirectional": True},
+        {"T": 11, "B": 4 * threads + 3, "I": 37, "H": 67, "P": 19, "bidirectional": True, "padded": True},
     ]
     chosen = []
     for cell in cells:

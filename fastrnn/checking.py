@@ -15,7 +15,7 @@ from . import validation
 from .check_report import Quantity, Report
 from .layers import _Recurrent
 from .parameters import GATES
-from .validation import State
+from .validation import Lengths, State
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -47,12 +47,13 @@ BOUNDS = {
 _PERTURBED_RUNS = 8
 
 
-def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, seed: int = 0) -> Report:
+def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Lengths = None, seed: int = 0) -> Report:
     """Compare a layer, as it is, with the reference on the same parameters and input.
 
-    x      as for calling the layer
-    state  the initial state; random if omitted, not zero: zeros would hide errors
-    seed   of that state and of the gradients of y and the final state, all standard normal
+    x        as for calling the layer
+    state    the initial state; random if omitted, not zero: zeros would hide errors
+    lengths  as for calling the layer
+    seed     of that state and of the gradients of y and the final state, all standard normal
 
     Compared are the outputs of a call and of `vjp`, and the gradients of x, the initial state and every parameter (see
     `BOUNDS`). Where the reference in the layer's dtype gives NaN or infinity, the layer must give the same, and nowhere
@@ -66,7 +67,7 @@ def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, seed: int = 
     """
     if not isinstance(layer, _Recurrent):
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
-    return judge(layer, expect(layer, x, state, validation.size("seed", seed, least=0)))
+    return judge(layer, expect(layer, x, state, validation.size("seed", seed, least=0), lengths))
 
 
 class Inputs(NamedTuple):
@@ -74,6 +75,7 @@ class Inputs(NamedTuple):
 
     x: np.ndarray
     state: State
+    lengths: Lengths
     dy: np.ndarray
     dstate: State
 
@@ -81,7 +83,7 @@ class Inputs(NamedTuple):
         def of_state(state: State) -> State:
             return tuple(map(function, state)) if isinstance(state, tuple | list) else function(state)
 
-        return Inputs(function(self.x), of_state(self.state), function(self.dy), of_state(self.dstate))
+        return Inputs(function(self.x), of_state(self.state), self.lengths, function(self.dy), of_state(self.dstate))
 
 
 class Expected(NamedTuple):
@@ -93,10 +95,11 @@ class Expected(NamedTuple):
     same: Arrays  # in the layer's dtype
 
 
-def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int) -> Expected:
+def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Expected:
     """Run the reference in the layer's place. Arguments as in `check`."""
     layout = layer._layout
-    _, zeros, batched = layout.inputs(x, state)
+    inside, zeros, batched = layout.inputs(x, state)
+    layout.padded(lengths, inside, batched)
     generator = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -106,7 +109,7 @@ def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int) -> Expecte
         return layout.given_state(tuple(normal(*z.shape) for z in zeros), batched)
 
     state = random_state() if state is None else state
-    inputs = Inputs(x, state, normal(*x.shape[:-1], layout.output_size), random_state())
+    inputs = Inputs(x, state, lengths, normal(*x.shape[:-1], layout.output_size), random_state())
     double, reference = np.dtype(np.float64), _twin(layer, layer.dtype)
     truth = _run(_twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
     same = truth if layer.dtype == double else _run(reference, inputs)
@@ -138,9 +141,9 @@ def _run(layer: _Recurrent, inputs: Inputs) -> dict[str, np.ndarray]:
     masks = layer._generator.bit_generator
     before = masks.state
     try:
-        y, state_n = layer(inputs.x, inputs.state)
+        y, state_n = layer(inputs.x, inputs.state, inputs.lengths)
         masks.state = before
-        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state)
+        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths)
         gradients = backward(inputs.dy, inputs.dstate)
     finally:
         masks.state = before

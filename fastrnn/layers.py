@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from . import validation
+from .lengths import Packed, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
-from .validation import Layout, State
+from .validation import Layout, Lengths, State
 
 if TYPE_CHECKING:
     from .cuda.network import DeviceBackward, Network
@@ -125,12 +126,16 @@ class _Recurrent:
             arrays |= parameters.named(layer, parameters.directions)
         self._parameters = MappingProxyType(arrays)
 
-    def __call__(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
+    def __call__(self, x: np.ndarray, state: State = None, lengths: Lengths = None) -> tuple[np.ndarray, State]:
         """Run the layers over a sequence.
 
-        x      (T, B, I); (B, T, I) with batch_first; or (T, I), one sequence without a batch dimension
-        state  the initial state, zeros if omitted: h_0 (L*D, B, R), without B if x has none; for the LSTM the tuple
-               (h_0, c_0) with c_0 (L*D, B, H). Never batch-first; index layer * D + direction.
+        x        (T, B, I); (B, T, I) with batch_first; or (T, I), one sequence without a batch dimension
+        state    the initial state, zeros if omitted: h_0 (L*D, B, R), without B if x has none; for the LSTM the tuple
+                 (h_0, c_0) with c_0 (L*D, B, H). Never batch-first; index layer * D + direction.
+        lengths  (B,) integers from 0 to T, in any order: how many steps each sequence of the batch has, if not all
+                 have T. What x holds behind a sequence's end is never read, y is 0 there, and no work is spent on it.
+                 The final state is that of a sequence's own last step, the initial state for length 0; the second
+                 direction begins at its last step.
 
         Returns y, the last layer's h at every step, (T, B, D*R), with batch and time as in x, and the final state,
         shaped as the initial one. With batch_first, y is a transposed view of a time-major array.
@@ -139,25 +144,29 @@ class _Recurrent:
         contiguous arrays are not copied. TypeError for another type or dtype, ValueError for a wrong shape.
         """
         if self._network is not None:
-            return self._network.run(x, state)
+            return self._network.run(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
-        y, states_n, _ = self._forward(x, states, save=False)
+        padded = layout.padded(lengths, x, batched)
+        y, states_n, _ = self._run(x, states, padded, save=False)
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
-    def vjp(self, x: np.ndarray, state: State = None) -> tuple[tuple[np.ndarray, State], "Backward"]:
+    def vjp(
+        self, x: np.ndarray, state: State = None, lengths: Lengths = None
+    ) -> tuple[tuple[np.ndarray, State], "Backward"]:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
         reads them instead of copies.
         """
         if self._network is not None:
-            return self._network.vjp(x, state)
+            return self._network.vjp(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
-        y, states_n, saved = self._forward(x, states, save=True)
+        padded = layout.padded(lengths, x, batched)
+        y, states_n, saved = self._run(x, states, padded, save=True)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
-        return result, Backward(self, saved, x.shape[0], x.shape[1], batched)
+        return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
 
     def stream(self, batch_size: int = 1) -> "Stream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
@@ -208,11 +217,11 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
-        header = {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
         # NumPy's files know no bfloat16, whose numbers are float32's
-        arrays = {name: a.astype(np.float32) if self.dtype.name == "bfloat16" else a for name, a in self.state_dict().items()}
+        kept = np.dtype(np.float32) if self.dtype.name == "bfloat16" else self.dtype
+        arrays = {name: array.astype(kept, copy=False) for name, array in self.state_dict().items()}
         with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(
@@ -228,11 +237,20 @@ class _Recurrent:
         ValueError if it is another kind of file, or holds a layer of another class.
         """
         header, arrays = _read(path)
+        return cls._from_header(header, arrays, device=device, seed=seed, backend=backend)
+
+    def _header(self) -> dict[str, Any]:
+        """What a file says of the layer beside its parameters."""
+        return {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
+
+    @classmethod
+    def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
+        """The layer of a file with that header and these parameters. `where` are device, seed and backend."""
         if header["format"] != _FILE_FORMAT:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], device=device, seed=seed, backend=backend)
+        layer = cls(**header["options"], **where)
         if layer.dtype.name == "bfloat16":
             arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
         layer.load_state_dict(arrays)
@@ -271,22 +289,33 @@ class _Recurrent:
         for sequence, flat in zip(self.sequences, flats, strict=True):
             sequence.parameters.set(flat)
 
-    def _forward(self, x: np.ndarray, states: States, *, save: bool) -> tuple[np.ndarray, States, "_Saved"]:
-        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers."""
+    def _run(
+        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool
+    ) -> tuple[np.ndarray, States, "_Saved"]:
+        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`."""
+        if padded is None:
+            return self._forward(x, states, None, save=save)
+        y, states_n, saved = self._forward(padded.pack(x), padded.sort(states), padded.packed, save=save)
+        return padded.unpack(y), padded.unsort(states_n), saved
+
+    def _forward(
+        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool
+    ) -> tuple[np.ndarray, States, "_Saved"]:
+        """As `Sequence.forward`, through all layers, with states (L*D, B, n)."""
         if self.num_layers == 1:
-            y, states_n, saved = self.sequences[0].forward(x, states, save=save)
+            y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
             return y, states_n, _Saved([saved], [])
         if not (self.training and self.dropout):
-            return self._forward_layers(x, states, save, 0.0)
+            return self._forward_layers(x, states, rows, save, 0.0)
         generator_state = self._generator.bit_generator.state
         try:
-            return self._forward_layers(x, states, save, self.dropout)
+            return self._forward_layers(x, states, rows, save, self.dropout)
         except BaseException:
             self._generator.bit_generator.state = generator_state
             raise
 
     def _forward_layers(
-        self, y: np.ndarray, states: States, save: bool, dropout: float
+        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: float
     ) -> tuple[np.ndarray, States, "_Saved"]:
         D = self.num_directions
         all_states_n, all_saved = [], []
@@ -298,7 +327,7 @@ class _Recurrent:
                 if save:
                     masks.append(mask)
             layer_states = tuple(s[layer * D : (layer + 1) * D] for s in states)
-            y, states_n, saved = sequence.forward(y, layer_states, save=save)
+            y, states_n, saved = sequence.forward(y, layer_states, save=save, rows=rows)
             all_states_n.append(states_n)
             all_saved.append(saved)
         return y, _stacked(all_states_n), _Saved(all_saved, masks)
@@ -439,18 +468,23 @@ class RNN(_Recurrent):
 class Backward:
     """The gradients of one run of a layer. Callable once: what the run saved is used up."""
 
-    def __init__(self, layer: _Recurrent, saved: "_Saved", steps: int, batch: int, batched: bool) -> None:
+    def __init__(
+        self, layer: _Recurrent, saved: "_Saved", steps: int, batch: int, batched: bool, padded: Padded | None
+    ) -> None:
         self._layer = layer
         self._saved: _Saved | None = saved
         self._steps = steps
         self._batch = batch
         self._batched = batched
+        self._padded = padded
 
     def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
         """From the gradients of y and of the final state to those of x, the initial state and the parameters.
 
         dy      shaped as y; None for zeros
         dstate  shaped as the final state; None for zeros, and so for either of the LSTM's (dh_n, dc_n)
+
+        With `lengths`, what dy holds behind a sequence's end is never read, and dx is 0 there.
 
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
         another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
@@ -460,7 +494,13 @@ class Backward:
         layout, batched = self._layer._layout, self._batched
         dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
         saved, self._saved = self._saved, None
+        padded = self._padded
+        if padded is not None:
+            dy = None if dy is None else padded.pack(dy)
+            dstates = padded.sort(dstates)
         dx, dstates_0, dparameters = self._layer._backward(saved, dy, dstates)
+        if padded is not None:
+            dx, dstates_0 = padded.unpack(dx), padded.unsort(dstates_0)
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 
@@ -487,6 +527,17 @@ def _stacked(layers: list[States]) -> States:
     return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
 
 
+def parsed_header(text: str) -> dict[str, Any]:
+    """What `_header` gave, from its JSON in a file. ValueError if it is something else."""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not header.keys() >= {"format", "class", "options"}:
+        raise ValueError(f"path: expected a file whose header has format, class and options, got {text!r}")
+    return header
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the parameters in a file that `save` wrote."""
     with open(path, "rb") as file:
@@ -495,5 +546,5 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
             with np.load(file, allow_pickle=False) as archive:
                 if "fastrnn" in archive:
                     arrays = dict(archive)
-                    return json.loads(str(arrays.pop("fastrnn"))), arrays
+                    return parsed_header(str(arrays.pop("fastrnn"))), arrays
     raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

@@ -11,10 +11,13 @@ from . import threads
 from .kernels import checksum, compiled, packing
 from .kernels.cells import Cell
 from .memory import CACHE_LINE, address, empty, up
-from .parameters import LayerParameters
+from .parameters import Directions, LayerParameters
 
 # packing fewer numbers is faster done alone
 _ENOUGH_TO_SHARE = 1 << 17
+# bytes of one checksum, at most, and of all that are faster taken together
+_CHECKSUM_BYTES = 1 << 18
+_ENOUGH_TO_CHECK_TOGETHER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class PackedWeights:
     """
 
     def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int, backward: bool) -> None:
-        self._cell, self._parameters, self._dtype = cell, parameters, dtype
+        self._cell, self._dtype = cell, dtype
         size = dtype.itemsize
         shapes = parameters.shapes
         wanted: list[tuple[str, tuple[int, ...]]] = []
@@ -77,13 +80,13 @@ class PackedWeights:
         self._bytes = self.zeros + up(longest * size, CACHE_LINE)
         self._backward = backward
 
-    def pack(self) -> np.ndarray:
-        """Pack the parameters as they are now into a new buffer."""
+    def pack(self, directions: Directions) -> np.ndarray:
+        """Pack these parameters as they are now into a new buffer."""
         buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
         buffer[self.zeros // self._dtype.itemsize :] = 0
         start = address(buffer)
         jobs = []
-        for weights, offsets in zip(self._parameters.directions, self.offsets, strict=True):
+        for weights, offsets in zip(directions, self.offsets, strict=True):
             for matrix, offset in zip(self._matrices, offsets, strict=True):
                 jobs += self._jobs(matrix, weights[matrix.weight], start + offset)
         table = np.array(jobs, np.int64)
@@ -93,7 +96,7 @@ class PackedWeights:
         number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
         threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
         if not self._backward:
-            self._pack_biases(buffer)
+            self._pack_biases(buffer, directions)
         return buffer
 
     def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:
@@ -121,10 +124,10 @@ class PackedWeights:
             for n, gate in enumerate(matrix.gates)
         ]
 
-    def _pack_biases(self, buffer: np.ndarray) -> None:
+    def _pack_biases(self, buffer: np.ndarray, directions: Directions) -> None:
         """Each plane is the sum of the biases that begin the same sums."""
         number = len(self._cell.biases)
-        for weights, offset in zip(self._parameters.directions, self.biases, strict=True):
+        for weights, offset in zip(directions, self.biases, strict=True):
             start = offset // self._dtype.itemsize
             planes = buffer[start : start + number * self.padded].reshape(number, self.padded)
             planes[:] = 0
@@ -150,34 +153,66 @@ if hasattr(os, "register_at_fork"):
 
 
 class Weights:
-    """The packed weights of both passes, kept as long as no parameter changes."""
+    """The packed weights of both passes, kept as long as no parameter changes.
+
+    lanes  units of a group
+    """
 
     def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int) -> None:
+        self.lanes = lanes
         self.forward = PackedWeights(cell, parameters, dtype, lanes, backward=False)
         self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
+        self._parameters = parameters
         self._buffers: dict[PackedWeights, np.ndarray] = {}
-        self._checksum: int | None = None
+        self._checksums = b""
         self._lock = threading.Lock()
         self._kernel = compiled.kernel("checksum")
         self._block = np.zeros(16, np.int64)
-        self._block[checksum.ADDRESS] = address(parameters.flat)
-        self._block[checksum.BYTES] = parameters.flat.nbytes
         self._block_address = address(self._block)
+        self._source: Directions = parameters.directions
+        self._watch([parameters.flat])
         _living.add(self)
 
-    def current(self, weights: PackedWeights) -> np.ndarray:
+    def current(self, weights: PackedWeights, source: Directions | None = None) -> np.ndarray:
         """The buffer of `forward` or `backward`, packed from the parameters as they are now.
 
-        In-place changes are found by a checksum of all parameters: a change of one number always shows, changes of
-        several, unless they are made for it, are missed with a chance of about 2⁻⁶⁴.
+        source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
+
+        Changes are found by checksums of all parameters: a change of one number always shows, changes of several,
+        unless they are made for it, are missed with a chance of about 2⁻⁶⁴.
         """
+        if source is None:
+            source = self._parameters.directions
         with self._lock:
-            compiled.run_alone(self._kernel, self._block_address, 0, 1)
-            now = self._block[checksum.RESULT]
-            if now != self._checksum:
+            if source is not self._source:
+                self._source = source
+                own = source is self._parameters.directions
+                arrays = [array for direction in source for array in direction.values() if array is not None]
+                self._watch([self._parameters.flat] if own else arrays)
+            if self._shared:
+                self._block[0] = 0  # the workers' counter
+                threads.run(self._kernel, self._block_address, threads.available())
+            else:
+                compiled.run_alone(self._kernel, self._block_address, 0, 1)
+            now = self._results.tobytes()
+            if now != self._checksums:
                 self._buffers = {}  # new ones: a call in another thread may still read the old
-                self._checksum = now
+                self._checksums = now
             buffer = self._buffers.get(weights)
             if buffer is None:
-                buffer = self._buffers[weights] = weights.pack()
+                buffer = self._buffers[weights] = weights.pack(source)
             return buffer
+
+    def _watch(self, arrays: list[np.ndarray]) -> None:
+        """Make these the arrays whose checksums are taken, piece by piece."""
+        pieces = [
+            (address(array.reshape(-1)) + start, min(_CHECKSUM_BYTES, array.nbytes - start))
+            for array in arrays
+            for start in range(0, array.nbytes, _CHECKSUM_BYTES)
+        ]
+        self._table = np.array(pieces, np.int64)
+        self._results = np.zeros(len(pieces), np.int64)
+        self._shared = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
+        self._block[checksum.BUFFERS] = len(pieces)
+        self._block[checksum.BUFFER_TABLE] = address(self._table)
+        self._block[checksum.RESULTS] = address(self._results)

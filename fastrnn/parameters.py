@@ -1,12 +1,16 @@
 """The parameters of one layer: where they lie in memory, what PyTorch calls them, and how they start."""
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+# for each direction {short name: array}; biases may be None
+Directions = Sequence[Mapping[str, Any]]
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest SIMD vector
 
@@ -18,6 +22,8 @@ class LayerParameters:
     an optimiser can update the whole layer in place.
 
     flat        1-D, contiguous, 64-byte aligned; the parameters in PyTorch's order, without gaps
+    size        how many numbers they are
+    offsets     for each of the D directions {short name: where in flat it begins}, without absent biases
     directions  for each of the D directions {short name: view into flat}:
                 weight_ih (G*H, I), weight_hh (G*H, R), bias_ih and bias_hh (G*H,) or None without bias,
                 and, with projection only, weight_hr (P, H); R is P with projection, else H
@@ -36,10 +42,13 @@ class LayerParameters:
     ) -> None:
         self.hidden_size = hidden_size
         self.shapes = _shapes(GATES[cell], input_size, hidden_size, proj_size, bias)
-        size = sum(math.prod(shape) for shape in self.shapes.values())
+        numbers = [math.prod(shape) for shape in self.shapes.values()]
+        starts = dict(zip(self.shapes, itertools.accumulate(numbers, initial=0), strict=False))
+        self.offsets = [{name: start + d * sum(numbers) for name, start in starts.items()} for d in range(directions)]
+        self.size = directions * sum(numbers)
         self._bias = bias
         self._number = directions
-        self.flat = _aligned_zeros(directions * size, dtype)
+        self.flat = _aligned_zeros(self.size, dtype)
         self.directions = self.views(self.flat)
 
     def views(self, flat: np.ndarray) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import reference
-from .parameters import LayerParameters
+from .lengths import Packed
+from .parameters import Directions, LayerParameters
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -48,30 +49,39 @@ class Sequence:
         states: States,  # C-contiguous
         *,
         save: bool,
+        rows: Packed | None = None,
+        weights: Directions | None = None,
     ) -> tuple[np.ndarray, States, Any]:
-        """Return y (T, B, D*R), the final states, and what `backward` needs: None unless `save`."""
+        """Return y (T, B, D*R), the final states, and what `backward` needs: None unless `save`.
+
+        rows     of sequences of different lengths; then x is (N, I), y (N, D*R), and states are in the order of `rows`
+        weights  arrays to use in place of the layer's own parameters, C-contiguous, with their shapes and dtype
+        """
         if x.size == 0:
-            y = np.empty((*x.shape[:2], self.output_size), self.dtype)
+            y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
             return y, tuple(s.copy() for s in states), _Empty(x, states) if save else None
         if self.backend == "reference":
-            return self._forward_reference(x, states, save)
-        return self.kernels().forward(x, states, save)
+            return self._forward_reference(x, states, save, rows, weights)
+        return self.kernels().forward(x, states, save, rows, weights)
 
     def backward(
         self,
         saved: Any,
         dy: np.ndarray | None,  # (T, B, D*R), C-contiguous; None = zeros
         dstates: OptionalStates,  # C-contiguous; None = zeros
+        *,
+        weights: Directions | None = None,
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         """Return dx (T, B, I), the gradients of the initial states, and of each direction's parameters.
 
-        `saved` is used up: it may be overwritten.
+        `saved` is used up: it may be overwritten. `weights` are those of `forward`. With its `rows`, x, y, dx and dy
+        have N rows.
         """
         if isinstance(saved, _Empty):
             return self._backward_empty(saved, dstates)
         if self.backend == "reference":
             return self._backward_reference(saved, dy, dstates)
-        return self.kernels().backward(saved, dy, dstates)
+        return self.kernels().backward(saved, dy, dstates, weights)
 
     def kernels(self) -> "CpuLayer":
         """The CPU backend, made at the first call: Numba is not imported before."""
@@ -82,36 +92,55 @@ class Sequence:
             self._cpu = CpuLayer(self.cell, sizes, self.parameters, self.dtype)
         return self._cpu
 
-    def _forward_reference(self, x: np.ndarray, states: States, save: bool) -> tuple[np.ndarray, States, Any]:
-        runs = [
-            reference.forward(self.cell, x, tuple(s[d] for s in states), weights, reverse=d == 1)
-            for d, weights in enumerate(self.parameters.directions)
-        ]
-        y = np.concatenate([y_d for y_d, _, _ in runs], axis=2)
-        states_n = tuple(np.stack(s) for s in zip(*(state_n for _, state_n, _ in runs), strict=True))
-        return y, states_n, _Saved(x, states, [saved for _, _, saved in runs]) if save else None
+    def _forward_reference(
+        self, x: np.ndarray, states: States, save: bool, rows: Packed | None, weights: Directions | None
+    ) -> tuple[np.ndarray, States, Any]:
+        """Sequences of different lengths are run one by one, each as a batch of its own."""
+        y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
+        states_n = tuple(s.copy() for s in states)
+        width = self.proj_size or self.hidden_size
+        runs = []
+        for d, direction in enumerate(self.parameters.directions if weights is None else weights):
+            for where, batch in _blocks(x.shape, rows):
+                initial = tuple(s[d, batch] for s in states)
+                y_d, final, saved = reference.forward(self.cell, x[where], initial, direction, reverse=d == 1)
+                y[..., d * width : (d + 1) * width][where] = y_d
+                for s, s_n in zip(states_n, final, strict=True):
+                    s[d, batch] = s_n
+                runs.append((d, where, batch, saved))
+        return y, states_n, _Saved(x, states, runs) if save else None
 
     def _backward_reference(
         self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         if dy is None:
-            dy = np.zeros((*saved.x.shape[:2], self.output_size), self.dtype)
-        filled = _zeros_for_none(dstates, saved.states)
-        dy_directions = np.split(dy, len(saved.directions), axis=2)
-        runs = [
-            reference.backward(saved_d, dy_directions[d], tuple(s[d] for s in filled))
-            for d, saved_d in enumerate(saved.directions)
-        ]
-        dx = np.sum([dx_d for dx_d, _, _ in runs], axis=0, dtype=self.dtype)
-        dstates_0 = tuple(np.stack(s) for s in zip(*(dstate_0 for _, dstate_0, _ in runs), strict=True))
-        return dx, dstates_0, [_present(dweights) for _, _, dweights in runs]
+            dy = np.zeros((*saved.x.shape[:-1], self.output_size), self.dtype)
+        dx = np.zeros_like(saved.x)
+        dstates_0 = tuple(s.copy() for s in _zeros_for_none(dstates, saved.states))
+        dweights = self._zero_gradients()
+        width = self.proj_size or self.hidden_size
+        for d, where, batch, saved_run in saved.runs:
+            final = tuple(s[d, batch] for s in dstates_0)
+            dy_d = dy[..., d * width : (d + 1) * width][where]
+            dx_d, dinitial, dweights_d = reference.backward(saved_run, dy_d, final)
+            dx[where] += dx_d
+            for s, s_0 in zip(dstates_0, dinitial, strict=True):
+                s[d, batch] = s_0
+            for short, gradient in _present(dweights_d).items():
+                dweights[d][short] += gradient
+        return dx, dstates_0, dweights
 
     def _backward_empty(
         self, saved: "_Empty", dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
-        dweights = [_present(weights) for weights in self.parameters.directions]
-        zeros = [{short: np.zeros_like(weight) for short, weight in d.items()} for d in dweights]
-        return np.zeros_like(saved.x), tuple(s.copy() for s in _zeros_for_none(dstates, saved.states)), zeros
+        dstates_0 = tuple(s.copy() for s in _zeros_for_none(dstates, saved.states))
+        return np.zeros_like(saved.x), dstates_0, self._zero_gradients()
+
+    def _zero_gradients(self) -> list[dict[str, np.ndarray]]:
+        shapes = self.parameters.shapes
+        return [
+            {short: np.zeros(shape, self.dtype) for short, shape in shapes.items()} for _ in self.parameters.directions
+        ]
 
 
 class _Saved(NamedTuple):
@@ -119,7 +148,7 @@ class _Saved(NamedTuple):
 
     x: np.ndarray
     states: States
-    directions: list[Any]  # what `reference.forward` saved for each direction
+    runs: list[tuple[int, Any, Any, Any]]  # direction, places in x, rows of the states, what `reference.forward` saved
 
 
 class _Empty(NamedTuple):
@@ -127,6 +156,13 @@ class _Empty(NamedTuple):
 
     x: np.ndarray
     states: States
+
+
+def _blocks(shape: tuple[int, ...], rows: Packed | None) -> list[tuple[Any, Any]]:
+    """What the reference runs at once, as places in x and rows of the states: all, or each sequence for itself."""
+    if rows is None:
+        return [(..., slice(None))]
+    return [(rows.places(row)[:, None], slice(row, row + 1)) for row in range(rows.batch) if rows.lengths[row]]
 
 
 def _zeros_for_none(dstates: OptionalStates, states: States) -> States:

@@ -1,9 +1,11 @@
 """Argument blocks that are laid out once for a shape, and only told addresses at each call.
 
 While a block is laid out, memory is `At(buffer, offset)`. The template keeps the offsets and, for each buffer, the
-words that its address is to be added to: what a linker calls relocations.
+words that its address is to be added to: what a linker calls relocations. Numbers that differ from call to call, as
+the number of steps, are filled in the same way.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .kernels import block as b
+from .kernels import compiled
 from .memory import CACHE_LINE, address, up
 
 _WORD = 8
@@ -31,23 +34,17 @@ Word = int | At
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a slab of numbers lies at each step of the loop (see `kernels/block.py`); steps and rows in bytes."""
+    """Where a slab of numbers lies at each step of the loop (see `kernels/block.py`); rows in bytes."""
 
     rest: At
-    step: int
     row: int
-    edge: int = -1
+    moves: int = b.FIXED
+    edge: int = b.NOWHERE
     edge_address: Word = 0
     edge_row: int = 0
 
     def words(self) -> tuple[Word, ...]:
-        return (self.rest, self.step, self.row, self.edge, self.edge_address, self.edge_row)
-
-    def backwards(self, steps: int) -> "Plane":
-        """The same memory when the loop runs from the last step to the first."""
-        edge = steps - 1 - self.edge if self.edge >= 0 else -1
-        rest = self.rest + (steps - 1) * self.step
-        return Plane(rest, -self.step, self.row, edge, self.edge_address, self.edge_row)
+        return (self.rest, self.moves, self.row, self.edge, self.edge_address, self.edge_row)
 
 
 Table = Sequence[Sequence[Word]]
@@ -96,23 +93,32 @@ class Template:
         self._words = [word.offset if isinstance(word, At) else word for word in flat]
         places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
         self._own = np.array([i for i, buffer in places if buffer == "block"])
+        self._values = struct.Struct(f"{len(buffers) + 1}q")
         # the counters are set to 0 at every call, like a word that points nowhere
         counters = [(d * self.block_bytes // _WORD + b.COUNTER, len(buffers)) for d in range(self.number)]
         others = [(i, buffers.index(buffer)) for i, buffer in places if buffer != "block"] + counters
-        self._index = np.array([i for i, _ in others])
-        self._which = np.array([buffer for _, buffer in others])
-        self._offsets = np.array([self._words[i] for i, _ in others], np.int64)
+        self._table = np.array([(_WORD * i, which, self._words[i]) for i, which in others], np.int64)
+        self._table_address = address(self._table)
 
     @property
     def words(self) -> int:
         """The length of a block."""
         return len(self._words)
 
+    @property
+    def value_bytes(self) -> int:
+        """The length of the array of values that `fill` needs."""
+        return self._values.size
+
     def write(self, block: np.ndarray) -> None:
         """Make a block, complete but for the buffers' addresses, in this array of `words` int64 at a cache line."""
         block[:] = self._words
         block[self._own] += address(block)
 
-    def fill(self, block: np.ndarray, addresses: Sequence[int]) -> None:
-        """Write the buffers' addresses into a block; the last one given is 0."""
-        block[self._index] = np.array(addresses, np.int64)[self._which] + self._offsets
+    def fill(self, block: int, values: np.ndarray, values_address: int, addresses: Sequence[int]) -> None:
+        """Write the buffers' addresses into the block at the address `block`.
+
+        values  an array of `value_bytes` bytes, for the use of this call, and its address
+        """
+        self._values.pack_into(values.data, 0, *addresses, 0)
+        compiled.relocate(block, self._table_address, len(self._table), values_address)

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from .lengths import Padded
+
 State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
+
+Lengths = Any  # the caller's: a one-dimensional array, list or tuple of integers, or None
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -87,6 +91,22 @@ def float_dtype(value: Any, dtypes: Sequence[np.dtype] = DTYPES) -> np.dtype:
     raise TypeError(f"dtype: expected {', '.join(first)} or {last}, got {value!r} ({type(value).__name__})")
 
 
+def sequence_lengths(name: str, value: Any, steps: int, batch: int) -> np.ndarray:
+    """The lengths (B,) int64, each from 0 to T, of the sequences of an x of T = `steps`."""
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise TypeError(f"{name}: expected an array of integers, got {type(value).__name__}")
+    lengths = np.asarray(value)
+    if lengths.shape != (batch,):
+        raise ValueError(f"{name}: expected shape ({batch},), one for each sequence, got {lengths.shape}")
+    if batch and not np.issubdtype(lengths.dtype, np.integer):
+        raise TypeError(f"{name}: expected integers, got {lengths.dtype}")
+    wrong = (lengths < 0) | (lengths > steps)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name}: expected 0 to {steps}, the steps of x, got {lengths[row]} at index {row}")
+    return lengths.astype(np.int64)
+
+
 def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
     """Copies of the arrays or PyTorch tensors of `mapping`, which must match `parameters` in names and shapes.
 
@@ -102,7 +122,7 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
         elif not hasattr(value, "__array__") or isinstance(value, np.generic):
             wrong_types.append(f"{name}: expected an array, got {type(value).__name__}")
         else:
-            shape, given = parameters[name].shape, str(value.dtype).removeprefix("torch.")
+            shape, given = tuple(parameters[name].shape), str(value.dtype).removeprefix("torch.")
             if given != dtype.name:
                 wrong_types.append(f"{name}: expected {dtype}, got {given}")
             if tuple(value.shape) != shape:
@@ -166,6 +186,16 @@ class Layout:
         states = self._split("state", self.state_names, state)
         checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
         return x, tuple(checked), batched
+
+    def padded(self, lengths: Lengths, x: np.ndarray, batched: bool) -> Padded | None:
+        """How to pack x (T, B, I) by these lengths; None if all its sequences have T steps."""
+        if lengths is None:
+            return None
+        if not batched:
+            raise ValueError("lengths: expected None for x without a batch dimension, which is one whole sequence")
+        steps, batch = x.shape[:2]
+        values = sequence_lengths("lengths", lengths, steps, batch)
+        return None if (values == steps).all() else Padded(values, steps)
 
     def gradients(
         self, dy: Any, dstate: State, steps: int, batch: int, batched: bool

@@ -1,6 +1,6 @@
-"""Noticing that weights have changed: 64 bits of a buffer's contents.
+"""Noticing that weights have changed: 64 bits of the contents of each of some buffers.
 
-Each of 32 lanes runs s = rotate((s ⊕ word) · odd) (mod 2⁶⁴), which is one-to-one in s for a given word and in the word
+Each of 64 lanes runs s = rotate((s ⊕ word) · odd) (mod 2⁶⁴), which is one-to-one in s for a given word and in the word
 for a given s: a change of a single word always shows, and several changes, unless they are made for it, cancel with a
 chance of about 2⁻⁶⁴. Without the rotation the highest bit would reach no other, and two changes of sign would cancel.
 """
@@ -10,17 +10,18 @@ from numba import types
 from numba.extending import intrinsic
 
 from .simd import I32, I64, pointer
-from .workers import load_word, store_word
+from .workers import load_word, share, store_word
 
 _ODD = 0x9E3779B97F4A7C15
 _ROTATION = 29
-_VECTORS, _LANES = 4, 8
+# a lane waits for its multiplication: so many vectors keep the multiplier busy
+_VECTORS, _LANES = 8, 8
 _BLOCK_BYTES = _VECTORS * _LANES * 8
 
 # of the argument block of a checksum call
-ADDRESS = 8
-BYTES = 9  # a multiple of 4
-RESULT = 10
+BUFFERS = 8  # how many
+BUFFER_TABLE = 9  # address of (BUFFERS, 2): address, bytes (a multiple of 4)
+RESULTS = 10  # address of (BUFFERS,)
 
 
 def _mix(builder, state, word):
@@ -37,7 +38,7 @@ def _mix(builder, state, word):
 
 @intrinsic
 def _fold(typing, address, blocks):
-    """The checksum of so many whole blocks of 256 bytes."""
+    """The checksum of so many whole blocks of 512 bytes."""
 
     def lower(context, builder, sig, args):
         vector = ir.VectorType(I64, _LANES)
@@ -45,13 +46,14 @@ def _fold(typing, address, blocks):
         loop = builder.append_basic_block("blocks")
         done = builder.append_basic_block("folded")
         start = [ir.Constant(vector, [_VECTORS * lane + i + 1 for lane in range(_LANES)]) for i in range(_VECTORS)]
-        some = builder.icmp_signed(">", args[1], ir.Constant(I64, 0))
+        address, blocks = args
+        some = builder.icmp_signed(">", blocks, ir.Constant(I64, 0))
         builder.cbranch(some, loop, done)
         builder.position_at_end(loop)
         number = builder.phi(I64)
         number.add_incoming(ir.Constant(I64, 0), before)
         states = [builder.phi(vector) for _ in range(_VECTORS)]
-        place = builder.add(args[0], builder.mul(number, ir.Constant(I64, _BLOCK_BYTES)))
+        place = builder.add(address, builder.mul(number, ir.Constant(I64, _BLOCK_BYTES)))
         after = []
         for i, state in enumerate(states):
             word = builder.load(pointer(builder, builder.add(place, ir.Constant(I64, 64 * i)), vector), typ=vector)
@@ -61,7 +63,7 @@ def _fold(typing, address, blocks):
             state.add_incoming(after[i], loop)
         next_number = builder.add(number, ir.Constant(I64, 1))
         number.add_incoming(next_number, loop)
-        builder.cbranch(builder.icmp_signed("<", next_number, args[1]), loop, done)
+        builder.cbranch(builder.icmp_signed("<", next_number, blocks), loop, done)
         builder.position_at_end(done)
         result = ir.Constant(I64, 0)
         for i in range(_VECTORS):
@@ -90,16 +92,19 @@ def _fold_last(typing, state, address):
 
 
 def make_checksum():
-    """checksum(thread, threads, block)."""
+    """checksum(thread, threads, block): the threads share the buffers."""
 
     def checksum(key, arguments):
-        _, _, args = arguments
-        address = load_word(args + 8 * ADDRESS)
-        size = load_word(args + 8 * BYTES)
-        blocks = size // _BLOCK_BYTES
-        state = _fold(address, blocks)
-        for place in range(address + blocks * _BLOCK_BYTES, address + size, 4):
-            state = _fold_last(state, place)
-        store_word(args + 8 * RESULT, state)
+        thread, threads, block = arguments
+        first, last = share(load_word(block + 8 * BUFFERS), thread, threads)
+        for number in range(first, last):
+            entry = load_word(block + 8 * BUFFER_TABLE) + 16 * number
+            address = load_word(entry)
+            size = load_word(entry + 8)
+            blocks = size // _BLOCK_BYTES
+            state = _fold(address, blocks)
+            for place in range(address + blocks * _BLOCK_BYTES, address + size, 4):
+                state = _fold_last(state, place)
+            store_word(load_word(block + 8 * RESULTS) + 8 * number, state)
 
     return checksum

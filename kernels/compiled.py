@@ -161,9 +161,24 @@ def _make_run_together(stamp):
     return run_together
 
 
+def _make_relocate(stamp):
+    @njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
+    def relocate(block, table, number, values):
+        if stamp == 0:
+            return
+        for place in range(table, table + 24 * number, 24):
+            value = load_word(values + 8 * load_word(place + 8))
+            store_word(block + load_word(place), value + load_word(place + 16))
+
+    return relocate
+
+
 _stamp = int(source_hash()[:15], 16) | 1
 # (kernel, block, block_bytes, teams): run a kernel on one thread, for each of `teams` blocks, block_bytes apart
 run_alone = _make_run_alone(_stamp)
+# (block, table, number, values): for each of `number` entries (word, which, offset) of the table, three int64, write
+# values[which] + offset to the word that is so many bytes into the block
+relocate = _make_relocate(_stamp)
 
 
 @cache

@@ -3,6 +3,8 @@
 What a step computes is in the stages, compiled for each cell (`stage.py`) and called by address; where the numbers lie
 is in the planes (`block.py`). Threads share a step either by rows of the batch, and then need not wait for each other,
 or by hidden units, and then meet after each stage.
+
+Where a step has rows that begin, or end, beside others, each stage runs for these and those separately.
 """
 
 from numba import njit
@@ -17,41 +19,82 @@ _GRADIENT_BYTES = 8 * weight_gradient.JOB_WORDS
 
 
 @njit(**INNER)
-def _advance(block, table, step, chunk_start, inputs):
-    """Write the planes' addresses at this step into a work table; the first `inputs` count from `chunk_start`."""
+def _rows_before(block, step):
+    """How many rows the steps before `step` have, -1 <= step <= T + 1; what it says of no step is not used."""
+    starts = load_word(block + 8 * b.STARTS)
+    if starts == 0:
+        return step * load_word(block + 8 * b.BATCH)
+    return load_word(starts + 8 * (step + 1))
+
+
+@njit(**INNER)
+def _rows(block, step):
+    """How many rows a step has: none where there is no such step."""
+    if step < 0 or step >= load_word(block + 8 * b.STEPS):
+        return 0
+    return _rows_before(block, step + 1) - _rows_before(block, step)
+
+
+@njit(**OPTIONS)
+def _advance(block, table, step, inputs, base, begins, ends):
+    """Write the planes' addresses at this step into a work table; the first `inputs` planes count rows from `base`."""
     plane = load_word(block + 8 * b.PLANE_TABLE)
+    this = _rows_before(block, step)
+    before = _rows_before(block, step - 1)
+    after = _rows_before(block, step + 1)
     for number in range(load_word(block + 8 * b.PLANES)):
-        at = step - chunk_start if number < inputs else step
-        if at == load_word(plane + 8 * b.EDGE):
+        edge = load_word(plane + 8 * b.EDGE)
+        if (begins and edge == b.BEGINNING) or (ends and edge == b.ENDING):
             store_word(table, load_word(plane + 8 * b.EDGE_ADDRESS))
             store_word(table + 8, load_word(plane + 8 * b.EDGE_ROW))
         else:
-            store_word(table, load_word(plane + 8 * b.REST) + at * load_word(plane + 8 * b.STEP))
-            store_word(table + 8, load_word(plane + 8 * b.ROW))
+            row = load_word(plane + 8 * b.ROW)
+            moves = load_word(plane + 8 * b.MOVES)
+            rows = 0
+            if number < inputs:
+                rows = this - base
+            elif moves == b.THIS_STEP:
+                rows = this
+            elif moves == b.STEP_BEFORE:
+                rows = before
+            elif moves == b.STEP_AFTER:
+                rows = after
+            store_word(table, load_word(plane + 8 * b.REST) + rows * row)
+            store_word(table + 8, row)
         plane += 8 * b.PLANE_WORDS
         table += _TABLE_ROW
 
 
 @njit(**INNER)
-def _parts(block, thread, threads, by_units):
+def _own_rows(block, thread, threads, by_units):
     """(first row, last row) of the batch for this thread."""
     batch = load_word(block + 8 * b.BATCH)
-    return (0, batch) if by_units else share(batch, thread, threads)
+    if threads == 1 or by_units:
+        return 0, batch
+    shares = load_word(block + 8 * b.SHARES)
+    if shares == 0:
+        return share(batch, thread, threads)
+    return load_word(shares + 8 * thread), load_word(shares + 8 * (thread + 1))
 
 
 @njit(**INNER)
-def _run_stage(block, number, table, first_row, rows, operand, stride, depth, thread, threads, by_units, scratch):
-    """One stage on this thread's rows and groups of units."""
-    stage = block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS)
-    units = load_word(stage + 8 * b.STAGE_UNITS)
+def _end_of_run(row, last, begin, end):
+    """From `row` on, where the rows end that are alike: rows from `begin` on begin now, rows from `end` on end."""
+    if row < begin:
+        last = min(last, begin)
+    if row < end:
+        last = min(last, end)
+    return last
+
+
+@njit(**INNER)
+def _own_groups(block, units, thread, threads, by_units):
+    """(first group, last group) of so many units for this thread."""
     lanes = load_word(block + 8 * b.LANES)
-    first, last = 0, (units + lanes - 1) // lanes
+    groups = (units + lanes - 1) // lanes
     if by_units:
-        first, last = share(last, thread, threads)
-    call(
-        load_word(stage + 8 * b.STAGE_KERNEL), (load_word(stage + 8 * b.STAGE_TILE),
-        table, first_row, rows, units, first, last, operand, stride,
-        load_word(stage + 8 * b.STAGE_MATRIX), depth, scratch))  # fmt: skip
+        return share(groups, thread, threads)
+    return 0, groups
 
 
 @njit(**INNER)
@@ -59,39 +102,67 @@ def _stage_word(block, number, word):
     return load_word(block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS + word))
 
 
+@njit(**INNER)
+def _run_stage(block, number, table, first_row, rows, operand, stride, depth, thread, threads, by_units, scratch):
+    """One stage on these rows and this thread's groups of units."""
+    units = _stage_word(block, number, b.STAGE_UNITS)
+    first, last = _own_groups(block, units, thread, threads, by_units)
+    call(
+        _stage_word(block, number, b.STAGE_KERNEL), (_stage_word(block, number, b.STAGE_TILE),
+        table, first_row, rows, units, first, last, operand, stride,
+        _stage_word(block, number, b.STAGE_MATRIX), depth, scratch))  # fmt: skip
+
+
+@njit(**INNER)
+def _end_of_chunk(block, step, sign):
+    """The last step, in the order of the loop, whose sums W x are made together with those of `step`."""
+    chunk = load_word(block + 8 * b.X_CHUNK)
+    rows = _rows(block, step)
+    while True:
+        more = _rows(block, step + sign)
+        if more == 0 or rows + more > chunk:
+            return step
+        rows += more
+        step += sign
+
+
 @njit(**OPTIONS)
-def _sum_inputs(block, table, first_step, steps, first_row, rows, thread, threads, by_units, scratch):
-    """W x + biases for some steps: all their rows in one product where they lie evenly."""
+def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch):
+    """W x + biases for the steps low .. high in memory: all their rows in one product where they lie evenly."""
+    batch = load_word(block + 8 * b.BATCH)
     gates = load_word(block + 8 * b.X_GATES)
     x_table = load_word(block + 8 * b.X_TABLE) + thread * (_TABLE_ROW * 2 * gates)
-    sums_step = load_word(block + 8 * b.X_SUMS_STEP)
     sums_row = load_word(block + 8 * b.X_SUMS_ROW)
-    sums = load_word(block + 8 * b.X_SUMS) + first_row * sums_row
-    operand_step = load_word(block + 8 * b.X_OPERAND_STEP)
     operand_row = load_word(block + 8 * b.X_OPERAND_ROW)
-    operand = load_word(block + 8 * b.X_OPERAND) + first_step * operand_step + first_row * operand_row
     units = load_word(block + 8 * b.X_UNITS)
-    lanes = load_word(block + 8 * b.LANES)
-    first, last = 0, (units + lanes - 1) // lanes
-    if by_units:
-        first, last = share(last, thread, threads)
-    at_once = 1
-    if rows == 1:
-        at_once, sums_row, operand_row = steps, sums_step, operand_step
-    elif operand_step == rows * operand_row and sums_step == rows * sums_row:
-        at_once = steps
+    first, last = _own_groups(block, units, thread, threads, by_units)
+    base = _rows_before(block, low)
+    number = high - low + 1
+    distance = 1
+    if first_row == 0 and last_row == batch:  # all rows of all steps are one run
+        runs, rows = 1, _rows_before(block, high + 1) - base
+    elif last_row - first_row == 1 and load_word(block + 8 * b.STARTS) == 0:  # one row of every step
+        runs, rows, distance = 1, number, batch
+    else:
+        runs, rows = number, last_row - first_row
     for gate in range(gates):
         bias = x_table + gate * _TABLE_ROW
         store_word(bias, load_word(table + (gates + gate) * _TABLE_ROW))
         store_word(bias + 8, 0)
-        store_word(x_table + (gates + gate) * _TABLE_ROW + 8, sums_row)
-    for step in range(0, steps, at_once):
+        store_word(x_table + (gates + gate) * _TABLE_ROW + 8, distance * sums_row)
+    for run in range(runs):
+        start = _rows_before(block, low + run) + first_row
+        if runs > 1:
+            rows = min(last_row, _rows(block, low + run)) - first_row
+            if rows <= 0:
+                continue
         for gate in range(gates):
-            place = sums + step * sums_step + gate * load_word(block + 8 * b.X_SUMS_GATE)
-            store_word(x_table + (gates + gate) * _TABLE_ROW, place)
+            place = load_word(block + 8 * b.X_SUMS) + (start - base) * sums_row
+            store_word(x_table + (gates + gate) * _TABLE_ROW, place + gate * load_word(block + 8 * b.X_SUMS_GATE))
         call(
             load_word(block + 8 * b.X_KERNEL), (load_word(block + 8 * b.X_TILE),
-            x_table, 0, rows * at_once, units, first, last, operand + step * operand_step, operand_row,
+            x_table, 0, rows, units, first, last,
+            load_word(block + 8 * b.X_OPERAND) + start * operand_row, distance * operand_row,
             load_word(block + 8 * b.X_MATRIX), load_word(block + 8 * b.X_DEPTH), scratch))  # fmt: skip
 
 
@@ -99,93 +170,110 @@ def _sum_inputs(block, table, first_step, steps, first_row, rows, thread, thread
 def forward(thread, threads, block):
     """All steps of one direction of a layer. The workers have met once, to start."""
     steps = load_word(block + 8 * b.STEPS)
+    sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
     inputs = load_word(block + 8 * b.X_GATES)
-    chunk = load_word(block + 8 * b.X_CHUNK)
     table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
     scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
-    first_row, last_row = _parts(block, thread, threads, by_units)
-    rows = last_row - first_row
+    first_row, last_row = _own_rows(block, thread, threads, by_units)
     target = threads
-    chunk_start = 0
-    for step in range(steps):
-        if step % chunk == 0:
-            chunk_start = step
-            _advance(block, table, step, step, inputs)
-            _sum_inputs(
-                block, table, step, min(chunk, steps - step), first_row, rows, thread, threads, by_units, scratch
-            )
-        _advance(block, table, step, chunk_start, inputs)
+    step = load_word(block + 8 * b.FIRST)
+    chunk_start = step
+    chunk_end = step - sign
+    base = 0
+    behind = 0  # rows of the step before
+    for _ in range(steps):
+        here = _rows(block, step)
+        if step == chunk_end + sign:
+            chunk_start, chunk_end = step, _end_of_chunk(block, step, sign)
+            low, high = min(chunk_start, chunk_end), max(chunk_start, chunk_end)
+            base = _rows_before(block, low)
+            _advance(block, table, step, inputs, base, False, False)
+            _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch)
+        last = min(last_row, here)
+        begin = min(here, behind)
         for number in range(stages):
-            operand = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
-            _run_stage(
-                block, number, table, first_row, rows, load_word(operand), load_word(operand + 8),
-                _stage_word(block, number, b.STAGE_DEPTH), thread, threads, by_units, scratch,
-            )  # fmt: skip
+            row = first_row
+            while row < last:
+                end = _end_of_run(row, last, begin, last)
+                _advance(block, table, step, inputs, base, row >= begin, False)
+                operand = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
+                _run_stage(
+                    block, number, table, row, end - row, load_word(operand), load_word(operand + 8),
+                    _stage_word(block, number, b.STAGE_DEPTH), thread, threads, by_units, scratch,
+                )  # fmt: skip
+                row = end
             if by_units:
                 target += threads
                 meet(block, target)
+        behind = here
+        step += sign
 
 
 @njit(**OPTIONS)
 def backward(thread, threads, block):
     """All steps of one direction of a layer from its last to its first, then the products over all steps."""
     steps = load_word(block + 8 * b.STEPS)
+    sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
     table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
     scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
-    lanes = load_word(block + 8 * b.LANES)
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
-    first_row, last_row = _parts(block, thread, threads, by_units)
-    rows = last_row - first_row
+    first_row, last_row = _own_rows(block, thread, threads, by_units)
     target = threads
-
-    # the first stage multiplies what the step after it handed back: nothing, at the last step of the sequence
-    handed_back = table + _TABLE_ROW * _stage_word(block, 0, b.STAGE_OPERAND)
-    operand, stride, depth = 0, 0, 0
-    for step in range(steps):
-        _advance(block, table, step, 0, 0)
+    step = load_word(block + 8 * b.FIRST)
+    # the first stage multiplies what the step before, in this order, has handed back
+    handed = load_word(block + 8 * b.PLANE_TABLE) + 8 * b.PLANE_WORDS * _stage_word(block, 0, b.STAGE_OPERAND)
+    handed_rest, handed_row = load_word(handed + 8 * b.REST), load_word(handed + 8 * b.ROW)
+    units = _stage_word(block, 0, b.STAGE_UNITS)
+    first, end = _own_groups(block, units, thread, threads, by_units)
+    behind = 0
+    for _ in range(steps):
+        here = _rows(block, step)
+        last = min(last_row, here)
+        begin = min(here, behind)
+        ending = min(here, _rows(block, step + sign))
         for number in range(stages):
-            if number == 1:
-                own = table + _TABLE_ROW * _stage_word(block, 1, b.STAGE_OPERAND)
-                operand, stride, depth = load_word(own), load_word(own + 8), _stage_word(block, 1, b.STAGE_DEPTH)
-            _run_stage(
-                block, number, table, first_row, rows, operand, stride, depth, thread, threads, by_units, scratch
-            )
+            depth = _stage_word(block, number, b.STAGE_DEPTH)
+            row = first_row
+            while row < last:
+                run = _end_of_run(row, last, begin, ending)
+                _advance(block, table, step, 0, 0, row >= begin, row >= ending)
+                if number == 0:
+                    operand, stride = handed_rest + _rows_before(block, step - sign) * handed_row, handed_row
+                    if row >= begin:
+                        depth = 0
+                else:
+                    own = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
+                    operand, stride = load_word(own), load_word(own + 8)
+                _run_stage(
+                    block, number, table, row, run - row, operand, stride, depth, thread, threads, by_units, scratch
+                )
+                row = run
             if by_units:
                 target += threads
                 meet(block, target)
-        operand, stride, depth = (
-            load_word(handed_back),
-            load_word(handed_back + 8),
-            _stage_word(block, 0, b.STAGE_DEPTH),
-        )
-
-    # dL/dh_0: the first step hands back too
-    _advance(block, table, steps, 0, 0)
-    final = load_word(block + 8 * b.DH_0_TABLE) + thread * (3 * _TABLE_ROW)
-    dh_next = table + _TABLE_ROW * load_word(block + 8 * b.DH_NEXT)
-    store_word(final + _TABLE_ROW, load_word(dh_next))
-    store_word(final + _TABLE_ROW + 8, load_word(dh_next + 8))
-    units = _stage_word(block, 0, b.STAGE_UNITS)
-    first, last = 0, (units + lanes - 1) // lanes
-    if by_units:
-        first, last = share(last, thread, threads)
-    call(
-        load_word(block + 8 * b.DH_0_KERNEL), (_stage_word(block, 0, b.STAGE_TILE),
-        final, first_row, rows, units, first, last, operand, stride,
-        _stage_word(block, 0, b.STAGE_MATRIX), depth, scratch))  # fmt: skip
+        if max(first_row, ending) < last:  # what these rows hand back is dL/dh_0
+            row = max(first_row, ending)
+            call(
+                load_word(block + 8 * b.DH_0_KERNEL), (_stage_word(block, 0, b.STAGE_TILE),
+                load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end,
+                handed_rest + _rows_before(block, step) * handed_row, handed_row,
+                _stage_word(block, 0, b.STAGE_MATRIX), _stage_word(block, 0, b.STAGE_DEPTH), scratch))  # fmt: skip
+        behind = here
+        step += sign
     if threads > 1:
         target += threads
         meet(block, target)
 
-    first_row, last_row = share(steps * load_word(block + 8 * b.BATCH), thread, threads)
+    first_row, last_row = share(load_word(block + 8 * b.ROWS), thread, threads)
     units = load_word(block + 8 * b.DX_UNITS)
+    _, groups = _own_groups(block, units, 0, 1, False)
     operand_row = load_word(block + 8 * b.DX_OPERAND_ROW)
     call(
         load_word(block + 8 * b.DX_KERNEL), (load_word(block + 8 * b.DX_TILE), load_word(block + 8 * b.DX_TABLE),
-        first_row, last_row - first_row, units, 0, (units + lanes - 1) // lanes,
+        first_row, last_row - first_row, units, 0, groups,
         load_word(block + 8 * b.DX_OPERAND), operand_row,
         load_word(block + 8 * b.DX_MATRIX), load_word(block + 8 * b.DX_DEPTH), scratch))  # fmt: skip
     for number in range(load_word(block + 8 * b.GRADIENTS)):

@@ -60,16 +60,16 @@ def as_tuple(state):
     return state if isinstance(state, tuple) else (state,)
 
 
-def outputs(layer, problem):
+def outputs(layer, problem, lengths=None):
     """{name: array} of calling the layer."""
-    y, state = layer(problem.x, as_state(problem.state))
+    y, state = layer(problem.x, as_state(problem.state), lengths)
     return {"y": y} | dict(zip(("h_n", "c_n"), as_tuple(state), strict=False))
 
 
-def everything(layer, problem):
+def everything(layer, problem, lengths=None):
     """{name: array} of calling the layer, of its vjp, and of all gradients."""
-    results = outputs(layer, problem)
-    (y, state), backward = layer.vjp(problem.x, as_state(problem.state))
+    results = outputs(layer, problem, lengths)
+    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths)
     # copies: the caller may compare them with later runs, whatever happens to the memory
     results |= {"vjp y": y.copy()} | dict(zip(("vjp h_n", "vjp c_n"), as_tuple(state), strict=False))
     gradients = backward(problem.dy, as_state(problem.dstate))
@@ -93,3 +93,13 @@ def threads():
     before = fastrnn.get_num_threads()
     yield fastrnn.set_num_threads
     fastrnn.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def keras(tmp_path_factory):
+    """Keras, computing with PyTorch."""
+    pytest.importorskip("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        return pytest.importorskip("keras")

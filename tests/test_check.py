@@ -35,8 +35,8 @@ def names(quantities):
 def break_forward(monkeypatch, change):
     """Have the kernels' forward return change(y, states, save)."""
 
-    def forward(self, x, states, *, save):
-        y, states_n, saved = FORWARD(self, x, states, save=save)
+    def forward(self, x, states, *, save, **rest):
+        y, states_n, saved = FORWARD(self, x, states, save=save, **rest)
         if self.backend == "cpu":
             y, states_n = change(y.copy(), tuple(s.copy() for s in states_n), save)
         return y, states_n, saved
@@ -304,10 +304,10 @@ def test_a_relu_that_rounding_decides_may_be_decided_either_way(monkeypatch):
     eps = np.finfo(np.float32).eps
     x = np.array([[[2, 1], [1 + eps, 1]]], np.float32)
 
-    def forward(self, x, states, *, save):
+    def forward(self, x, states, *, save, **rest):
         if self.backend == "cpu":  # as if both numbers were off by eps
             x = x + np.array([[0, 0], [-eps, eps]], np.float32)
-        return FORWARD(self, x, states, save=save)
+        return FORWARD(self, x, states, save=save, **rest)
 
     monkeypatch.setattr(Sequence, "forward", forward)
     report = fastrnn.check(layer, x, state)
@@ -407,13 +407,14 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
     fastrnn.set_num_threads(threads)
     try:
         chosen = cases([cell], ["float32"], threads)
-        shared = {case.layer().sequences[0].kernels().share_work(case.T, case.B) for case in chosen}
+        shared = {case.layer().sequences[0].kernels().share_work(case.T * case.B, case.B) for case in chosen}
     finally:
         fastrnn.set_num_threads(before)
     assert {(1, False), (threads, False), (threads, True)} <= shared
     for option in ("bidirectional", "bias", "batch_first", "batched"):
         assert {getattr(case, option) for case in chosen} == {True, False}
     assert {case.layers for case in chosen} == {1, 2, 3}
+    assert {case.padded for case in chosen} == {True, False}
     assert len({str(case) for case in chosen}) == len(chosen)
     assert {bool(case.P) for case in chosen} == {cell == "lstm_projected"}
 
@@ -421,7 +422,7 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_configuration_is_so_trivial_that_its_results_are_zeros(cell):
     for case in cases([cell], ["float64"], 2):
-        expected = checking.expect(case.layer(), case.x(), None, seed=0)
+        expected = checking.expect(case.layer(), case.x(), None, 0, case.lengths())
         assert [name for name, array in expected.truth.items() if not np.any(array)] == [], case
 
 
@@ -459,7 +460,7 @@ def test_the_command_checks_everything_asked_for(capsys):
     assert re.match(r"fastrnn \S+, Python \S+, NumPy \S+, Numba \S+, \S+ \S+\nCPU .+-bit vectors, \d+ vector", output)
     assert "\nThreads: 2\n" in output
     assert "The first run on a machine compiles the kernels, which takes a minute or two.\n" in output
-    assert "\nChecking 100%  28 configurations\n" in output
+    assert "\nChecking 100%  32 configurations\n" in output
     assert re.findall(r"^(\w+ float\d\d)$", output, re.M) == [
         "rnn_relu float32",
         "rnn_relu float64",
@@ -467,8 +468,8 @@ def test_the_command_checks_everything_asked_for(capsys):
         "gru float64",
     ]
     row = r"^T\S+ +(y|h_n|vjp y|vjp h_n|d\S+) +\d\.\de[+-]\d\d  \d\.\de-\d\d  ok$"
-    assert len(re.findall(row, output, re.M)) == 28
-    assert re.search(r"\nAll 28 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
+    assert len(re.findall(row, output, re.M)) == 32
+    assert re.search(r"\nAll 32 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
     assert max(map(len, output.splitlines())) <= 100
 
 
@@ -585,7 +586,7 @@ def test_the_command_in_a_process_of_its_own_writes_no_control_characters():
     finished = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert set(finished.stdout) <= {chr(code) for code in range(32, 127)} | {"\n"}
-    assert "All 7 configurations are within their bounds" in finished.stdout
+    assert "All 8 configurations are within their bounds" in finished.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
@@ -625,3 +626,10 @@ def test_the_rich_table_fits_in_eighty_columns(verbose, monkeypatch):
     assert [row.split()[0] for row in rows] == [str(case) for case in chosen]
     assert [row.split()[-1] for row in rows] == ["FAILED" if case.T == 5 else "ok" for case in chosen]
     assert "lstm_projected float32" in lines
+
+
+def test_sequences_of_different_lengths_may_be_checked():
+    layer, x = make_layer("lstm", I, H, bidirectional=True), normal(T, B, I)
+    assert fastrnn.check(layer, x, lengths=[T, 0, 2][:B]).ok
+    with pytest.raises(ValueError, match=r"^lengths: expected 0 to \d+, the steps of x, got -1 at index 0$"):
+        fastrnn.check(layer, x, lengths=[-1] * B)

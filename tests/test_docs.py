@@ -89,6 +89,27 @@ def test_the_command_line_refuses_as_shown(capsys):
     assert capsys.readouterr().err.splitlines()[-len(expected) :] == expected
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras, of itself
+def test_the_examples_of_interchange_do_what_they_say(keras, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for module in ("onnx", "onnxruntime", "safetensors"):
+        pytest.importorskip(module)
+    example = {}
+    for block in blocks(ROOT / "docs" / "interchange.md", "python"):
+        exec(block, example)
+    x = example["x"]
+    y, (h_n, c_n) = example["lstm"](x)
+    for name, expected in {"y": y, "h_n": h_n, "c_n": c_n}.items():
+        np.testing.assert_allclose(example[name], expected, atol=1e-5)
+    for name, expected in {"Y_h": h_n, "Y_c": c_n}.items():
+        np.testing.assert_allclose(example[name], expected[:2], atol=1e-5)
+    assert example["Y"].shape == (20, 2, 3, 16)
+    for name, array in example["again"].state_dict().items():
+        np.testing.assert_array_equal(example["lstm"].parameters[name], array)
+    expected = example["upper"](example["lower"](x)).detach().numpy()
+    np.testing.assert_allclose(example["gru"](x)[0], expected, atol=1e-5)
+
+
 # The commands
 
 
@@ -97,11 +118,17 @@ def test_both_commands_install_extras_that_exist():
     commands = "".join(blocks(README, "sh"))
     assert f"{install} '.[cli]' && python -m fastrnn demo\n" in commands
     assert f"{install} '.[test,cli]' && pytest\n" in commands
+    assert named_extras(README) == {"cli", "test", "bench"}
+
+
+def named_extras(page):
+    return {extra for each in re.findall(r"\.\[([\w,]+)\]", read(page)) for extra in each.split(",")}
+
+
+@every_page
+def test_extras_exist(page):
     table = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", read(ROOT / "pyproject.toml"), re.M | re.S)[1]
-    extras = set(re.findall(r"^(\w+) = ", table, re.M))
-    named = {extra for each in re.findall(r"\.\[([\w,]+)\]", read(README)) for extra in each.split(",")}
-    assert named == {"cli", "test", "bench"}
-    assert named <= extras
+    assert named_extras(page) <= set(re.findall(r"^(\w+) = ", table, re.M))
 
 
 def test_ci_installs_and_runs_what_the_readme_does():

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import pytest
 
+import fastrnn
+
 ROOT = Path(__file__).resolve().parent.parent
 # where the sources lie, and what they are installed as
 PACKAGES = {"fastrnn": "fastrnn", "kernels": "fastrnn.kernels"}
-OPTIONAL = {"torch", "onnx", "onnxruntime", "matplotlib", "rich", "cupy"}
+OPTIONAL = {"torch", "onnx", "onnxruntime", "google", "keras", "safetensors", "matplotlib", "rich", "cupy"}
 # one file for each framework: whoever imports it has the framework
 ADAPTERS = {"fastrnn.torch", "fastrnn.onnx"}
 
@@ -122,8 +124,9 @@ def test_the_reference_imports_numpy_only():
 
 def test_layers_reach_the_backends_through_sequence():
     backends = ("fastrnn.reference", "fastrnn.cpu", "fastrnn.kernels")
-    for module in ("fastrnn", "fastrnn.layers", "fastrnn.parameters", "fastrnn.validation", "fastrnn.experiments"):
-        inside = [m for m in SOURCES if m == module or (module == "fastrnn.experiments" and within(m, module))]
+    subpackages = ("fastrnn.experiments", "fastrnn.interchange")
+    for module in ("fastrnn", "fastrnn.layers", "fastrnn.parameters", "fastrnn.validation", *subpackages):
+        inside = [m for m in SOURCES if m == module or (module in subpackages and within(m, module))]
         for each in inside:
             assert [name for name in imported_by(each) if any(within(name, b) for b in backends)] == [], each
     assert {"fastrnn.reference", "fastrnn.cpu"} <= imported_by("fastrnn.sequence")
@@ -166,6 +169,21 @@ def test_nobody_imports_the_kernels_as_a_top_level_package():
     assert [each for each in everywhere if within(each.imported, "kernels")] == []
 
 
+def test_converters_are_imported_when_they_are_used(tmp_path):
+    show = "import sys, fastrnn; print(*(m for m in sys.modules if m.startswith('fastrnn.interchange')))"
+    done = subprocess.run([sys.executable, "-c", show], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_all_public_names_exist():
+    assert len(set(fastrnn.__all__)) == len(fastrnn.__all__)
+    assert set(fastrnn.__all__) <= set(dir(fastrnn))
+    for name in fastrnn.__all__:
+        assert getattr(fastrnn, name) is getattr(fastrnn, name)
+    with pytest.raises(AttributeError, match=r"^module 'fastrnn' has no attribute 'to_nothing'$"):
+        fastrnn.to_nothing  # noqa: B018
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -173,6 +191,8 @@ def test_nobody_imports_the_kernels_as_a_top_level_package():
         "import fastrnn.reference",
         "import fastrnn, numpy; fastrnn.LSTM(2, 3, backend='reference')(numpy.zeros((1, 1, 2), 'f'))",
         "import fastrnn; fastrnn.LSTM(2, 3).state_dict(); fastrnn.get_num_threads()",
+        "import fastrnn; fastrnn.to_keras_weights(fastrnn.LSTM(2, 3))",
+        "from fastrnn import *",
         "import fastrnn.__main__",
     ],
 )

@@ -158,6 +158,12 @@ def test_a_hundred_thousand_steps(kind):
 
 MEMORY_SIZES = [(1, 1, 1, 2), (3, 2, 5, 7), (5, 9, 17, 33), (90, 3, 8, 16)]
 memory_sizes = pytest.mark.parametrize("size", MEMORY_SIZES, ids=lambda size: "T{}-B{}-I{}-H{}".format(*size))
+of_any_lengths = pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+
+
+def some_lengths(T, B):
+    """All different if they can be, the last one 0."""
+    return [max(0, T - 1 - 2 * row) if row < B - 1 else 0 for row in range(B)] if B > 1 else [T - 1]
 
 
 def poisoned(allocate):
@@ -175,8 +181,10 @@ def poisoned(allocate):
 @memory_sizes
 @every_dtype
 @every_kind
-def test_everything_read_has_been_written(kind, dtype, size, monkeypatch):
+@of_any_lengths
+def test_everything_read_has_been_written(kind, dtype, size, padded, monkeypatch):
     T, B, I, H = size
+    lengths = some_lengths(T, B) if padded else None
     expected, problem = None, None
     for poison in (False, True):
         layer = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
@@ -185,7 +193,7 @@ def test_everything_read_has_been_written(kind, dtype, size, monkeypatch):
             if poison:
                 patch.setattr(np, "empty", poisoned(np.empty))
                 patch.setattr(np, "empty_like", poisoned(np.empty_like))
-            results = everything(layer, problem)
+            results = everything(layer, problem, lengths)
         if poison:
             assert_same_bits(results, expected)
             assert all(np.isfinite(array).all() for array in results.values())
@@ -232,20 +240,24 @@ class GuardedMemory:
 @every_dtype
 @every_kind
 @pytest.mark.parametrize("with_dstate", [True, False], ids=["dstate", "no_dstate"])
-def test_nothing_is_written_outside_of_arrays(kind, dtype, size, with_dstate, monkeypatch):
+@of_any_lengths
+def test_nothing_is_written_outside_of_arrays(kind, dtype, size, with_dstate, padded, monkeypatch):
     T, B, I, H = size
+    if padded:
+        T += 1  # something is left of every size
+    lengths = some_lengths(T, B) if padded else None
     layer = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     problem = random_problem(layer, T, B)
     everything(
-        make_layer(kind, I, H, bidirectional=True, dtype=dtype), problem
+        make_layer(kind, I, H, bidirectional=True, dtype=dtype), problem, lengths
     )  # loads and compiles: that allocates too
     memory = GuardedMemory()
     with monkeypatch.context() as patch:
         for name in ("empty", "zeros", "empty_like", "zeros_like"):
             patch.setattr(np, name, getattr(memory, name))
-        (y, _), backward = layer.vjp(problem.x, as_state(problem.state))
+        (y, _), backward = layer.vjp(problem.x, as_state(problem.state), lengths)
         backward(problem.dy, as_state(problem.dstate) if with_dstate else None)
-        called = outputs(layer, problem)
+        called = outputs(layer, problem, lengths)
     assert len(memory.zones) > 20
     assert memory.untouched()
     assert_same_bits({"y": y}, {"y": called["y"]})
@@ -308,7 +320,9 @@ def run_fenced(side):
                     layer = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
                     x, state, dy, dstate = random_problem(layer, T, B)
                     fenced = [tuple(memory.copy(s) for s in each) for each in (state, dstate)]
-                    everything(layer, Problem(memory.copy(x), fenced[0], memory.copy(dy), fenced[1]))
+                    problem = Problem(memory.copy(x), fenced[0], memory.copy(dy), fenced[1])
+                    for lengths in (None, some_lengths(T, B)):
+                        everything(layer, problem, lengths)
 
 
 # NaN and inf
@@ -488,6 +502,64 @@ def test_weights_are_packed_again_only_after_a_change(kind, packings):
     assert len(packings) == 3
     everything(layer, problem)
     assert len(packings) == 4
+
+
+# Weights of others
+
+
+def run_sequence(sequence, problem, weights=None):
+    y, states_n, saved = sequence.forward(problem.x, problem.state, save=True, weights=weights)
+    y = y.copy()
+    dx, dstates_0, gradients = sequence.backward(saved, problem.dy, problem.dstate, weights=weights)
+    named = dict(enumerate((y, *states_n, dx, *dstates_0)))
+    return named | {(d, name): value for d, each in enumerate(gradients) for name, value in each.items()}
+
+
+@every_dtype
+@every_kind
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, packings):
+    own, others = (
+        make_layer(kind, 5, 21, dtype=dtype, bidirectional=True, bias=bias, seed=seed, backend=backend)
+        for seed in (0, 1)
+    )
+    problem = random_problem(own, 4, 3)
+    weights = [
+        {name: None if value is None else value.copy() for name, value in direction.items()}
+        for direction in others.sequences[0].parameters.directions
+    ]
+    expected_own = run_sequence(own.sequences[0], problem)
+    expected = run_sequence(others.sequences[0], problem)
+    packings.clear()
+    for _ in range(2):
+        assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
+    assert len(packings) == (2 if backend == "cpu" else 0)  # once for each pass
+    weights[1]["weight_hh"][-1, -1] += 1
+    others.parameters["weight_hh_l0_reverse"][-1, -1] += 1
+    changed = run_sequence(others.sequences[0], problem)
+    assert_same_bits(run_sequence(own.sequences[0], problem, weights), changed)
+    assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
+
+
+@every_kind
+def test_changes_in_large_weights_are_noticed(kind, threads):
+    """Their checksums are taken piece by piece, by several threads."""
+    threads(2)
+    layer = make_layer(kind, 700, 300)
+    problem = random_problem(layer, 1, 1)
+    before = outputs(layer, problem)
+    for place in (0, 1, 70_000, -1):
+        for parameter in layer.parameters.values():
+            flat = parameter.reshape(-1)
+            if place < len(flat):
+                kept = flat[place]
+                flat[place] = 1e6
+                fresh = make_layer(kind, 700, 300)
+                fresh.load_state_dict(layer.state_dict())
+                assert_same_bits(outputs(layer, problem), outputs(fresh, problem))
+                flat[place] = kept
+    assert_same_bits(outputs(layer, problem), before)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_a_sequence_in_two_calls_is_the_sequence_in_one(kind, dtype, cut):
 @every_kind
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, teams, monkeypatch):
-    from fastrnn import cpu
+    from fastrnn import plans
 
     T, B, I, H, _ = SHARING["by_rows"]
     whole = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
@@ -156,7 +156,7 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
     threads(2)
     expected = everything(whole, problem)
     numbers = B * fastrnn.parameters.GATES[whole.cell] * -(-H // 16) * 16  # of a step
-    monkeypatch.setattr(cpu, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
+    monkeypatch.setattr(plans, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
     in_chunks = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     assert_same_bits(everything(in_chunks, problem), expected)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation import Lengths, State
 from . import requirements
 from .arrays import Array, Arrays
 from .kinds import Kind, kind_of, own_library
@@ -17,9 +18,6 @@ from .parameters import DeviceParameters
 
 if TYPE_CHECKING:
     from ..layers import _Recurrent
-
-State = Any  # as in `validation`
-
 
 class Network:
     """What a layer with device="cuda" hands its work to; the layer is its `owner`, and keeps the options."""
@@ -43,16 +41,18 @@ class Network:
         self.parameters: Mapping[str, Array] = MappingProxyType(named)
         self.device_number = self.arrays.device_number(self.layers[0].parameters.flat)
 
-    def run(self, x: Any, state: State) -> tuple[Any, State]:
+    def run(self, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
         """As calling the layer."""
+        _refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
         y, states_n, _ = self._forward(kind.arrays, x, states, save=False)
         return _given(kind, layout, y, states_n, batched)
 
-    def vjp(self, x: Any, state: State) -> tuple[tuple[Any, State], DeviceBackward]:
+    def vjp(self, x: Any, state: State, lengths: Lengths) -> tuple[tuple[Any, State], DeviceBackward]:
         """As the layer's `vjp`."""
+        _refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
@@ -180,3 +180,8 @@ def _given(
     state = layout.given_state(states, batched)
     given = tuple(map(kind.given, state)) if isinstance(state, tuple) else kind.given(state)
     return kind.given(layout.given_sequence(sequence, batched)), given
+
+
+def _refuse(lengths: Lengths) -> None:
+    if lengths is not None:
+        raise NotImplementedError('lengths: not built for device="cuda": expected None')

@@ -1,0 +1,224 @@
+"""LSTM, GRU and RNN nodes of ONNX models to layers."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrnn import validation
+
+from .layouts import CLASSES, ONNX_GATES, layer_of
+from .onnx_layer import OnnxLayer
+
+if TYPE_CHECKING:
+    import onnx
+
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_ACTIVATIONS = {"lstm": ["Sigmoid", "Tanh", "Tanh"], "gru": ["Sigmoid", "Tanh"], "rnn": ["Tanh"]}
+_STATES = ("initial_h", "initial_c")
+_OLDEST_OPSET = 7  # since then the operators' inputs have been these; later versions add `layout` and dtypes
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+# they change no value, so zeros stay zeros whatever the shapes are
+_MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+
+
+def from_onnx(
+    model: "onnx.ModelProto | bytes | str | os.PathLike[str]",
+    name: str | None = None,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    backend: str | None = None,
+) -> OnnxLayer:
+    """An LSTM, GRU or RNN node of an ONNX model, with its weights, as an `OnnxLayer`.
+
+    model  a ModelProto, one serialised, or the path of a file
+    name   of the node, or of one of its outputs; None if the model has one such node only. Nodes within the branches
+           and loops of a graph are not found.
+
+    W, R and B must be constants: initializers, or the values of Constant nodes. So may be initial_h, initial_c and
+    sequence_lens; if not, a call must give them, but for states that are zero whatever their shapes, as exporters make
+    them from the shape of the input. `device`, `seed` and `backend` are those of the layer.
+
+    One ValueError lists everything about a node that a layer cannot represent: clip, peepholes (P), input_forget,
+    activations other than the default ones (and relu in an RNN) and their alpha and beta, weights that are not
+    constant, wrong shapes, dtypes other than float32 and float64.
+    """
+    graph = _Graph(_loaded(model))
+    return _read(graph, graph.recurrent_node(name), {"device": device, "seed": seed, "backend": backend})
+
+
+def _loaded(model: Any) -> "onnx.ModelProto":
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if not isinstance(model, bytes | str | os.PathLike):
+        raise TypeError(f"model: expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
+    try:
+        return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(model)
+    except DecodeError as error:
+        raise ValueError("model: expected an ONNX model, got something else") from error
+
+
+class _Graph:
+    """The main graph of a model: its recurrent nodes, and where their inputs come from."""
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self._nodes = model.graph.node
+        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._producers = {output: node for node in self._nodes for output in node.output if output}
+
+    def recurrent_node(self, name: str | None) -> "onnx.NodeProto":
+        """The one node of that name; ValueError if there is none, or if there are several."""
+        operators = tuple(cell.upper() for cell in CLASSES)
+        there = [node for node in self._nodes if node.op_type in operators and node.domain in ("", "ai.onnx")]
+        if not there:
+            raise ValueError("model: expected an LSTM, GRU or RNN node in its graph, got none")
+        found = [node for node in there if name is None or (name and name in (node.name, *node.output))]
+        if len(found) != 1:
+            names = ", ".join(repr(_label(node)) for node in there)
+            raise ValueError(f"name: expected that of one of the nodes {names}, got {name!r}")
+        return found[0]
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of that name, if the model holds it."""
+        from onnx import external_data_helper, helper, numpy_helper
+
+        if name in self._initializers:
+            tensor = self._initializers[name]
+            return None if external_data_helper.uses_external_data(tensor) else numpy_helper.to_array(tensor)
+        node = self._producers.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Identity":
+            return self.constant(node.input[0])
+        tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
+        return numpy_helper.to_array(tensors[0]) if node.op_type == "Constant" and tensors else None
+
+    def is_zero(self, name: str) -> bool:
+        """Whether the value of that name is zero, whatever its shape."""
+        from onnx import helper, numpy_helper
+
+        value = self.constant(name)
+        if value is not None:
+            return not value.any()
+        node = self._producers.get(name)
+        if node is None:
+            return False
+        if node.op_type == "ConstantOfShape":
+            return not any(numpy_helper.to_array(helper.get_attribute_value(a)).any() for a in node.attribute)
+        return node.op_type in _MOVERS and self.is_zero(node.input[0])
+
+    def origin(self, name: str) -> str:
+        """Where the value of that name, which is no constant, comes from."""
+        if name in self._initializers:
+            return "a tensor in another file: give the path of the model"
+        node = self._producers.get(name)
+        return f"the graph's input {name!r}" if node is None else f"the output {name!r} of {node.op_type}"
+
+
+def _label(node: "onnx.NodeProto") -> str:
+    return node.name or next(output for output in node.output if output)
+
+
+class _Attributes:
+    """The attributes of a node, checked. What a layer cannot represent is added to `problems`."""
+
+    def __init__(self, cell: str, node: "onnx.NodeProto", problems: list[str]) -> None:
+        from onnx import helper
+
+        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self.hidden_size: int | None = values.pop("hidden_size", None)
+        self.layout: int = values.pop("layout", 0)
+        self.direction: str = values.pop("direction", b"forward").decode()
+        self.reset_after = bool(values.pop("linear_before_reset", 0))
+        self.nonlinearity = "tanh"
+        if self.layout not in (0, 1):
+            problems.append(f"layout: expected 0 or 1, got {self.layout}")
+        if self.direction not in _DIRECTIONS:
+            problems.append(f"direction: expected {', '.join(_DIRECTIONS)}, got {self.direction}")
+        self.directions = _DIRECTIONS.get(self.direction, 1)
+        if values.pop("input_forget", 0):
+            problems.append("input_forget: not supported")
+        given = [name.decode() for name in values.pop("activations", [])]
+        expected = _ACTIVATIONS[cell] * self.directions
+        names = [name.lower() for name in given]
+        if cell == "rnn" and names == ["relu"] * self.directions:
+            self.nonlinearity = "relu"
+        elif given and names != [name.lower() for name in expected]:
+            either = " (or Relu in their place)" if cell == "rnn" else ""
+            problems.append(f"activations: expected {', '.join(expected)}{either}, got {', '.join(given)}")
+        problems += [f"{name}: not supported" for name in values]
+
+
+def _read(graph: _Graph, node: "onnx.NodeProto", options: dict[str, Any]) -> OnnxLayer:
+    """The node as a layer; ValueError that lists all problems."""
+    cell = node.op_type.lower()
+    problems: list[str] = []
+    if graph.opset < _OLDEST_OPSET:
+        problems.append(f"opset: expected at least {_OLDEST_OPSET}, got {graph.opset}")
+    attributes = _Attributes(cell, node, problems)
+    inputs = {name: given for name, given in zip(_INPUTS, node.input, strict=False) if given}
+    if "P" in inputs:
+        problems.append("P: peepholes are not supported")
+    problems += [f"{name}: missing" for name in ("X", "W", "R") if name not in inputs]
+
+    constants: dict[str, np.ndarray] = {}
+    required: dict[str, str] = {}
+    for name, given in inputs.items():
+        if name in ("X", "P") or (name in _STATES and graph.is_zero(given)):
+            continue
+        value = graph.constant(given)
+        if value is not None:
+            constants[name] = value
+        elif name in ("W", "R", "B"):
+            problems.append(f"{name}: expected a constant, got {graph.origin(given)}")
+        else:
+            required[name] = given
+    problems += _wrong_arrays(cell, attributes, constants)
+    if problems:
+        raise ValueError(f"{node.op_type} node {_label(node)!r}: {'; '.join(problems)}")
+    weights = [[constants["W"][d], constants["R"][d]] for d in range(attributes.directions)]
+    if "B" in constants:
+        for arrays, biases in zip(weights, constants["B"], strict=True):
+            arrays += np.split(biases, 2)
+    cells_own = (attributes.reset_after, attributes.nonlinearity)
+    layer = layer_of(cell, [weights], ONNX_GATES[cell], *cells_own, **options)
+    kept = {name: value for name, value in constants.items() if name in (*_STATES, "sequence_lens")}
+    return OnnxLayer(layer, attributes.direction, attributes.layout, kept, required)
+
+
+def _wrong_arrays(cell: str, attributes: _Attributes, constants: Mapping[str, np.ndarray]) -> list[str]:
+    """What is wrong with shapes and dtypes of a node's inputs. Letters stand for sizes that are free."""
+    wrong = []
+    R = constants.get("R", np.empty(()))
+    H = attributes.hidden_size or (R.shape[-1] if R.ndim else 0)
+    D, rows = attributes.directions, len(ONNX_GATES[cell]) * H
+    state = ("B", D, H) if attributes.layout else (D, "B", H)
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "W": (D, rows, "I"),
+        "R": (D, rows, H),
+        "B": (D, 2 * rows),
+        "sequence_lens": ("B",),
+        "initial_h": state,
+        "initial_c": state,
+    }
+    dtype = constants["W"].dtype if "W" in constants else np.dtype(np.float32)
+    if dtype not in validation.DTYPES:
+        wrong.append(f"W: expected float32 or float64, got {dtype}")
+    for name, expected in shapes.items():
+        if name not in constants:
+            continue
+        value = constants[name]
+        if value.ndim != len(expected) or any(
+            isinstance(size, int) and size != given for size, given in zip(expected, value.shape, strict=True)
+        ):
+            wrong.append(f"{name}: expected shape ({', '.join(map(str, expected))}), got {value.shape}")
+        expected_dtype = np.dtype(np.int32) if name == "sequence_lens" else dtype
+        if value.dtype != expected_dtype:
+            wrong.append(f"{name}: expected {expected_dtype}, got {value.dtype}")
+    return wrong

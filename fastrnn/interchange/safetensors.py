@@ -1,0 +1,71 @@
+"""Layers in safetensors files: the parameters under PyTorch's names, class and options in the metadata."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrnn.layers import parsed_header
+
+from .layouts import CLASSES, Layer, family
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
+_KEY = "fastrnn"  # of the header in the metadata
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
+    """Write the layer's class, options and parameters to a safetensors file at exactly `path`.
+
+    Any reader of safetensors gets the parameters under PyTorch's names. What is not kept is as in `layer.save`.
+    """
+    family(layer)  # refuses what is no layer
+    from safetensors.numpy import save_file
+
+    save_file(dict(layer.parameters), path, metadata={_KEY: json.dumps(layer._header())})
+
+
+def load_safetensors(
+    path: str | os.PathLike[str], *, device: str = "cpu", seed: int | None = None, backend: str | None = None
+) -> Layer:
+    """Make a layer from a file that `save_safetensors` wrote. `seed` is then that of dropout.
+
+    A file of other origin, say of a PyTorch module's state_dict, does not tell class and options; make the layer, then
+    `layer.load_state_dict(safetensors.numpy.load_file(path))`.
+
+    ValueError if it is another kind of file; one lists every tensor that is missing, surplus or misshapen. TypeError if
+    only their dtypes are wrong.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"path: expected a safetensors file, got {os.fspath(path)!r}: {error}") from error
+    with opened as file:
+        metadata = file.metadata() or {}
+        if _KEY not in metadata:
+            raise ValueError(f"path: expected a file written by save_safetensors, got {os.fspath(path)!r}")
+        header = parsed_header(metadata[_KEY])
+        tensors = {name: _Tensor(file, name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        kinds = {kind.__name__: kind for kind in CLASSES.values()}
+        if header["class"] not in kinds:
+            raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
+        return kinds[header["class"]]._from_header(header, tensors, device=device, seed=seed, backend=backend)
+
+
+class _Tensor:
+    """A tensor in an open file, read when an array is made of it: NumPy cannot read all that a file may hold."""
+
+    def __init__(self, file: "safe_open", name: str) -> None:
+        entry = file.get_slice(name)
+        self.shape = tuple(entry.get_shape())
+        self.dtype = _DTYPES.get(entry.get_dtype(), entry.get_dtype())
+        self._file = file
+        self._name = name
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._file.get_tensor(self._name)

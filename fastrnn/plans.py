@@ -1,0 +1,298 @@
+"""What the kernels of one layer work on: argument blocks laid out once, and the memory to run them in.
+
+A plan serves calls of any length: how many steps and rows there are is filled in with the addresses.
+"""
+
+import numpy as np
+
+from . import threads
+from .kernels import block as b
+from .kernels import compiled, weight_gradient
+from .kernels.cells import Cell, Stage
+from .kernels.planes import backward_planes, forward_planes
+from .kernels.stage import SCRATCH_BYTES
+from .memory import CACHE_LINE, address, empty, up
+from .packed import PackedWeights, Weights
+from .parameters import LayerParameters
+from .templates import At, Description, Plane, Table, Template, Word
+
+# the sums W x of a chunk of steps should stay in the second-level cache
+_X_SUMS_BYTES = 256 * 1024
+# how many plans a layer keeps, and how many idle workspaces a plan
+_MOST_PLANS = 16
+_MOST_IDLE = 2
+
+_BYTES = np.dtype(np.uint8)
+
+# What `Plan.run` takes, in this order: addresses of arrays, but for the numbers `steps` and `rows`, and `starts` and
+# `shares` (see `kernels/block.py`), which may be 0; then, for each direction, those that it has to itself.
+FORWARD = ("steps", "rows", "starts", "shares", "weights", "x", "y")
+FORWARD_EACH = ("h_0", "c_0", "c_n", "gates", "cells")
+BACKWARD = (*FORWARD, "dy", "dflat")
+BACKWARD_EACH = ("h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
+
+
+class Plan:
+    """One pass: the template of its argument blocks, and workspaces to run it in.
+
+    As many workspaces exist as calls run at once.
+    """
+
+    def __init__(self, kernel: str, template: Template, work_bytes: int, workers: int) -> None:
+        self.template = template
+        self.work_bytes = work_bytes
+        self.workers = workers
+        self.kernel = compiled.kernel(kernel)
+        self._idle: list[Workspace] = []
+
+    def run(self, *values: int) -> None:
+        """Run with these values for the template's buffers, but for the last, `work`, which is the plan's own."""
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = Workspace(self.template, self.work_bytes)
+        workspace.fill(values)
+        threads.run(self.kernel, workspace.block_address, self.workers, self.template.block_bytes, self.template.number)
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(workspace)
+
+
+class Workspace:
+    """A block of argument blocks, here or in the array `block`, and the kernels' scratch memory."""
+
+    def __init__(self, template: Template, work_bytes: int, block: np.ndarray | None = None) -> None:
+        self._template = template
+        self.block = empty((template.words,), np.dtype(np.int64)) if block is None else block
+        template.write(self.block)
+        self.block_address = address(self.block)
+        self._work = empty((work_bytes,), _BYTES)
+        self._work_address = address(self._work)
+        self._values = empty((template.value_bytes,), _BYTES)
+        self._values_address = address(self._values)
+
+    def fill(self, values: tuple[int, ...]) -> None:
+        """Write the values of the template's buffers into the block, but for the last, `work`."""
+        self._template.fill(self.block_address, self._values, self._values_address, (*values, self._work_address))
+
+
+class Planner:
+    """Lays out the plans of one layer, and keeps them."""
+
+    def __init__(
+        self, cell: Cell, sizes: tuple[int, int, int], parameters: LayerParameters, dtype: np.dtype, weights: Weights
+    ) -> None:
+        self.cell = cell
+        self.input_size, self.hidden_size, projection = sizes
+        self.output_size = projection or self.hidden_size
+        self.directions = len(parameters.directions)
+        self._parameters = parameters
+        self._dtype = dtype
+        self._lanes = weights.lanes
+        self._weights = weights
+        self._planes = {"forward": forward_planes(cell), "backward": backward_planes(cell)}
+        self._plans: dict[tuple[str, int, int, bool], Plan] = {}
+
+    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
+        """The plan of "forward" or "backward" in a variant:
+
+        "forward saving" also writes what the backward pass needs;
+        "backward without dy" takes dy for zeros; "backward packed" is for batches that STARTS describes, and reads the
+        states before each step from an array (N, R), "h_prev"; "backward packed without dy" is both.
+        """
+        key = (kind, batch, workers, by_units)
+        plan = self._plans.get(key)
+        if plan is None:
+            while len(self._plans) >= _MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)), None)
+            direction, *variants = kind.split(" ", 1)
+            make = self._forward if direction == "forward" else self._backward
+            plan = self._plans[key] = make("".join(variants), batch, workers, by_units)
+        return plan
+
+    def _forward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:
+        cell, packed, save = self.cell, self._weights.forward, variant == "saving"
+        D, H, G, S = self.directions, self.hidden_size, cell.gates, len(cell.saved)
+        size, team = self._dtype.itemsize, max(1, workers // D)
+        sums_row = G * packed.padded * size
+        chunk = max(batch, _X_SUMS_BYTES // sums_row)  # rows
+        sums_bytes = up(chunk * sums_row, CACHE_LINE)
+        kept_bytes = up(0 if save else batch * S * H * size, CACHE_LINE)  # of a step, when none is kept for later
+        direction_bytes = team * SCRATCH_BYTES + sums_bytes + kept_bytes
+        name = self._dtype.name
+        descriptions = []
+        for d in range(D):
+            scratch = At("work", d * direction_bytes)
+            sums = scratch + team * SCRATCH_BYTES
+            kept = sums + sums_bytes
+            planes = self._state_planes(d, save, b.BEGINNING)
+            if not save:
+                planes |= {plane: Plane(kept + n * H * size, S * H * size) for n, plane in enumerate(cell.saved)}
+            for n, bias in enumerate(cell.biases):
+                planes[bias.plane] = Plane(At("weights", packed.biases[d] + n * packed.padded * size), 0)
+            for n, plane in enumerate(cell.inputs):
+                planes[plane] = Plane(sums + n * packed.padded * size, sums_row)
+            header: dict[int, Word] = self._header(d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
+                b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
+                b.X_TILE: compiled.kernel(f"tile {G} {name}"),
+                b.X_GATES: G,
+                b.X_UNITS: H,
+                b.X_MATRIX: At("weights", packed.offsets[d][0]),
+                b.X_DEPTH: self.input_size,
+                b.X_CHUNK: chunk,
+                b.X_OPERAND: At("x"),
+                b.X_OPERAND_ROW: self.input_size * size,
+                b.X_SUMS: sums,
+                b.X_SUMS_ROW: sums_row,
+                b.X_SUMS_GATE: packed.padded * size,
+            }
+            header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, packed)
+            tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
+            descriptions.append(Description(header, planes, tables))
+        template = Template(descriptions, self._planes["forward"], team, self._buffers(FORWARD, FORWARD_EACH))
+        return Plan("loop forward", template, D * direction_bytes, workers)
+
+    def _backward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:
+        cell, packed = self.cell, self._weights.backward
+        D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
+        size, team = self._dtype.itemsize, max(1, workers // D)
+        name = self._dtype.name
+        gradient_bytes = weight_gradient.scratch_numbers(self.input_size + H, self._lanes) * size
+        scratch_bytes = up(max(SCRATCH_BYTES, gradient_bytes), CACHE_LINE)
+        direction_bytes = team * scratch_bytes
+        zeros = At("weights", packed.zeros)
+        descriptions = []
+        for d in range(D):
+            scratch = At("work", d * direction_bytes)
+            h_row, dh_0 = R * size, At(f"dh_0 {d}")
+            planes = self._state_planes(d, True, b.ENDING)
+            planes["zero"] = Plane(zeros, 0)
+            planes["dy"] = planes["zero"]
+            if "without dy" not in variant:
+                planes["dy"] = Plane(At("dy", d * h_row), D * h_row, b.THIS_STEP)
+            planes["dh"] = Plane(At(f"dh {d}"), h_row, b.THIS_STEP)
+            if cell.carries_hidden:
+                planes["dh_next"] = Plane(dh_0, h_row)
+            else:  # only the gradient of the final state, of rows that begin in this loop
+                planes["dh_next"] = Plane(zeros, 0, b.FIXED, b.BEGINNING, dh_0, h_row)
+            planes["dc_next"] = Plane(At(f"dc_0 {d}"), H * size)
+            towards_x = cell.saved.index(cell.input_gradient[0][0])
+            gradients = self._gradients(d, batch, variant.startswith("packed"))
+            header: dict[int, Word] = self._header(d == 0, batch, by_units, scratch, scratch_bytes) | {
+                b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
+                b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
+                b.DX_TILE: compiled.kernel(f"tile 1 {name}"),
+                b.DX_UNITS: self.input_size,
+                b.DX_OPERAND: At(f"gates {d}", towards_x * H * size),
+                b.DX_OPERAND_ROW: S * H * size,
+                b.DX_MATRIX: At("weights", packed.offsets[d][0]),
+                b.DX_DEPTH: packed.depths[0],
+                b.GRADIENT_KERNEL: compiled.kernel(f"weight_gradient {name}"),
+                b.GRADIENTS: len(gradients),
+            }
+            header |= self._stages(d, "backward", cell.backward, packed)
+            dh_next = (dh_0, h_row) if cell.carries_hidden else (zeros, 0)
+            tables: dict[int, Table] = {
+                b.DH_0_TABLE: [(zeros, 0, *dh_next, dh_0, h_row)],
+                b.DX_TABLE: [(zeros, 0, At(f"dx {d}"), self.input_size * size)],
+                b.GRADIENT_TABLE: gradients,
+            }
+            descriptions.append(Description(header, planes, tables))
+        template = Template(descriptions, self._planes["backward"], team, self._buffers(BACKWARD, BACKWARD_EACH))
+        return Plan("loop backward", template, D * direction_bytes, workers)
+
+    def _buffers(self, shared: tuple[str, ...], each: tuple[str, ...]) -> tuple[str, ...]:
+        return (*shared, *(f"{name} {d}" for d in range(self.directions) for name in each), "work")
+
+    def _header(self, downwards: bool, batch: int, by_units: bool, scratch: At, scratch_bytes: int) -> dict[int, Word]:
+        return {
+            b.STEPS: At("steps"),
+            b.BATCH: batch,
+            b.ROWS: At("rows"),
+            b.STARTS: At("starts"),
+            b.FIRST: At("steps", -1) if downwards else 0,
+            b.SIGN: -1 if downwards else 1,
+            b.BY_UNITS: int(by_units),
+            b.SHARES: At("shares"),
+            b.LANES: self._lanes,
+            b.SCRATCH: scratch,
+            b.SCRATCH_BYTES: scratch_bytes,
+        }
+
+    def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], packed: PackedWeights) -> dict[int, Word]:
+        """The header's words for the stages; matrix 0 is W, the stages' follow."""
+        words: dict[int, Word] = {b.STAGES: len(stages)}
+        planes = self._planes[direction.removesuffix("_saving")]
+        for number, stage in enumerate(stages):
+            start = b.STAGE_TABLE + number * b.STAGE_WORDS
+            kernel = f"stage {direction} {self.cell.name} {number} {self._dtype.name}"
+            words |= {
+                start + b.STAGE_KERNEL: compiled.kernel(kernel),
+                start + b.STAGE_TILE: compiled.kernel(f"tile {packed.sums[number + 1]} {self._dtype.name}"),
+                start + b.STAGE_UNITS: self.output_size if stage.units == "output" else self.hidden_size,
+                start + b.STAGE_OPERAND: planes.index(stage.operand[0]),
+                start + b.STAGE_MATRIX: At("weights", packed.offsets[d][number + 1]),
+                start + b.STAGE_DEPTH: packed.depths[number + 1],
+            }
+        return words
+
+    def _state_planes(self, d: int, save: bool, begins: int) -> dict[str, Plane]:
+        """Where a loop finds and leaves states, and what is saved; `begins`: BEGINNING, or ENDING in a loop that goes
+        backwards in direction d's time: where sequences have their initial state."""
+        D, H, R, S = self.directions, self.hidden_size, self.output_size, len(self.cell.saved)
+        size = self._dtype.itemsize
+        earlier = b.STEP_BEFORE if d == 0 else b.STEP_AFTER
+        row, y_row = H * size, D * R * size
+        y = At("y", d * R * size)
+        planes = {
+            "h": Plane(y, y_row, b.THIS_STEP),
+            "h_prev": Plane(y, y_row, earlier, begins, At(f"h_0 {d}"), R * size),
+        }
+        if save:
+            cells = At(f"cells {d}")
+            planes["c"] = Plane(cells, row, b.THIS_STEP)
+            planes["c_prev"] = Plane(cells, row, earlier, begins, At(f"c_0 {d}"), row)
+            for n, plane in enumerate(self.cell.saved):
+                planes[plane] = Plane(At(f"gates {d}", n * row), S * row, b.THIS_STEP)
+        else:
+            planes["c"] = planes["c_prev"] = Plane(At(f"c_n {d}"), row)
+        planes["zero"] = Plane(At("weights", self._weights.forward.zeros), 0)
+        return planes
+
+    def _gradients(self, d: int, batch: int, packed: bool) -> list[tuple[Word, ...]]:
+        """The products of the weight gradients, as words (see `kernels/weight_gradient.py`)."""
+        D, H, R, S = self.directions, self.hidden_size, self.output_size, len(self.cell.saved)
+        size = self._dtype.itemsize
+        offsets = {name: offset * size for name, offset in self._parameters.offsets[d].items()}
+
+        def plane(name: str) -> At:
+            return At(f"gates {d}", self.cell.saved.index(name) * H * size)
+
+        def product(weight: str, operand: str, gate: int) -> tuple[Word, ...]:
+            units = self._parameters.shapes[weight][1]
+            out = At("dflat", offsets[weight] + gate * H * units * size)
+            if operand == "x":
+                return (At("x"), self.input_size * size, units, out, 0, 0, 0, 0)
+            if operand == "h_prev" and packed:
+                return (At(f"h_prev {d}"), R * size, units, out, 0, 0, 0, 0)
+            if operand == "h_prev":
+                # the gradients of a step meet h of the step before it, in the direction's order; at first h_0
+                row = D * R * size
+                start = At("y", d * R * size + (2 * d - 1) * batch * row)
+                edge = At("rows", -batch) if d else 0
+                return (start, row, units, out, edge, batch, At(f"h_0 {d}"), R * size)
+            return (plane(operand), S * H * size, units, out, 0, 0, 0, 0)
+
+        jobs: list[tuple[Word, ...]] = []
+        for entry in self.cell.weight_gradients:
+            if entry.planes == ("dh",):
+                gate, gate_row, width = At(f"dh {d}"), R * size, R
+            else:
+                gate, gate_row, width = plane(entry.planes[0]), S * H * size, len(entry.planes) * H
+            bias: Word = 0
+            if entry.biases and entry.biases[0] in offsets:
+                bias = At("dflat", offsets[entry.biases[0]] + entry.gate * H * size)
+            words: tuple[Word, ...] = (gate, gate_row, width, At("rows"), bias, len(entry.products))
+            for weight, operand in entry.products:
+                words += product(weight, operand, entry.gate)
+            jobs.append(words + (0,) * (weight_gradient.JOB_WORDS - len(words)))
+        return jobs

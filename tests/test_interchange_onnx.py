@@ -1,0 +1,471 @@
+"""from_onnx and to_onnx, with ONNX Runtime on random weights as the witness."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import KINDS, as_state, as_tuple, make_layer, random_problem
+
+import fastrnn
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+T, B, I, H = 6, 4, 3, 5
+TOLERANCE = 1e-5  # of the largest magnitude in the array
+# operator, its gates, attributes that choose the cell for each number of directions
+CELLS = {
+    "lstm": ("LSTM", 4, lambda D: {}),
+    "gru": ("GRU", 3, lambda D: {"linear_before_reset": 1}),
+    "gru_reset_before": ("GRU", 3, lambda D: {}),
+    "rnn_tanh": ("RNN", 1, lambda D: {}),
+    "rnn_relu": ("RNN", 1, lambda D: {"activations": ["Relu"] * D}),
+}
+DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+WAYS = ("none", "constant", "input")  # how the model gives a node an optional input
+LENGTHS = np.array([6, 2, 0, 5], np.int32)
+
+every_cell = pytest.mark.parametrize("cell", CELLS)
+every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def run(model, feed, outputs=None):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(outputs, feed)
+
+
+def info(name, array):
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
+
+
+def model_of(nodes, constants, inputs, outputs, opset=14):
+    """A model in which `inputs` and `outputs` are {name: array of that dtype}."""
+    graph = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [info(*each) for each in inputs.items()],
+        [info(*each) for each in outputs.items()],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+
+
+class Node:
+    """A model of one node with random weights, and random values of all its inputs."""
+
+    def __init__(self, cell, direction, *, bias=True, states="none", lengths="none", layout=0, dtype="float32"):
+        self.operator, G, attributes = CELLS[cell]
+        D = DIRECTIONS[direction]
+        self.names = ["Y", "Y_h"] + ["Y_c"] * (cell == "lstm")
+        self.states = ["initial_h"] + ["initial_c"] * (cell == "lstm")
+        self.attributes = {"hidden_size": H, "direction": direction, "layout": layout} | attributes(D)
+        self.weights = {"W": normal(D, G * H, I, seed=1), "R": normal(D, G * H, H, seed=2) / 2}
+        if bias:
+            self.weights["B"] = normal(D, 2 * G * H, seed=3)
+        self.weights = {name: array.astype(dtype) for name, array in self.weights.items()}
+        self.x = normal(T, B, I, seed=4).astype(dtype)
+        ways = dict.fromkeys(self.states, states) | {"sequence_lens": lengths}
+        values = {name: normal(D, B, H, seed=5 + k).astype(dtype) for k, name in enumerate(self.states)}
+        values["sequence_lens"] = LENGTHS
+        self.constants = {name: values[name] for name, way in ways.items() if way == "constant"}
+        self.given = {name: values[name] for name, way in ways.items() if way == "input"}
+
+    def model(self, **changes):
+        """`changes` replace attributes, or inputs and constants in capitals: `W=array`."""
+        constants = self.weights | self.constants
+        inputs = [
+            name if name == "X" or name in constants or name in self.given else ""
+            for name in ("X", "W", "R", "B", "sequence_lens", *self.states)
+        ]
+        node = onnx.helper.make_node(self.operator, inputs, self.names, name="node", **(self.attributes | changes))
+        return model_of([node], constants, {"X": self.x} | self.given, dict.fromkeys(self.names, self.x))
+
+
+def assert_close(results, expected):
+    assert len(results) == len(expected)
+    for result, wanted in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(), strict=True)
+
+
+# Import
+
+
+@pytest.mark.parametrize("lengths", WAYS, ids="lengths-{}".format)
+@pytest.mark.parametrize("states", WAYS, ids="states-{}".format)
+@every_direction
+@every_cell
+def test_an_imported_node_computes_what_onnx_runtime_does(cell, direction, states, lengths):
+    node = Node(cell, direction, states=states, lengths=lengths)
+    expected = run(node.model(), {"X": node.x} | node.given)
+    imported = fastrnn.from_onnx(node.model())
+    assert imported.required == {name: name for name in node.given}
+    assert_close(imported(node.x, **node.given), expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every_direction
+@every_cell
+def test_nodes_without_bias(cell, direction, backend):
+    node = Node(cell, direction, bias=False, states="constant")
+    imported = fastrnn.from_onnx(node.model(), backend=backend)
+    assert not imported.layer.bias
+    assert imported.layer.backend == backend
+    assert_close(imported(node.x), run(node.model(), {"X": node.x}))
+
+
+@pytest.mark.parametrize("way", ["constant", "input"])
+@every_direction
+@every_cell
+def test_layout_1_is_the_same_with_the_batch_first(cell, direction, way):
+    """ONNX Runtime has no layout 1: it runs the node with layout 0."""
+    node = Node(cell, direction, states=way, lengths=way)
+    Y, *finals = run(node.model(), {"X": node.x} | node.given)
+    expected = [Y.transpose(2, 0, 1, 3), *(final.transpose(1, 0, 2) for final in finals)]
+    for values in (node.constants, node.given):
+        values |= {name: values[name].transpose(1, 0, 2) for name in node.states if name in values}
+    node.x = node.x.transpose(1, 0, 2)
+    imported = fastrnn.from_onnx(node.model(layout=1))
+    assert_close(imported(node.x, **node.given), expected)
+
+
+def two_layers():
+    """A model of two recurrent nodes, one fed by the other, and the values that it computes."""
+    lower, upper = Node("lstm", "forward"), Node("gru", "forward")
+    W = normal(1, 3 * H, H, seed=9)
+    nodes = [
+        onnx.helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], name="lower", hidden_size=H),
+        onnx.helper.make_node("Squeeze", ["Y", "axes"], ["between"]),
+        onnx.helper.make_node("GRU", ["between", "V", "S", "C"], ["", "final"], hidden_size=H, linear_before_reset=1),
+    ]
+    constants = lower.weights | {"axes": np.array([1]), "V": W, "S": upper.weights["R"], "C": upper.weights["B"]}
+    return model_of(nodes, constants, {"X": lower.x}, {"Y": lower.x, "final": lower.x}), lower.x
+
+
+def test_nodes_are_found_by_their_name_or_that_of_an_output():
+    model, x = two_layers()
+    Y, final = run(model, {"X": x})
+    lower = fastrnn.from_onnx(model, "lower")
+    assert_close(lower(x)[:1], [Y])
+    assert_close(fastrnn.from_onnx(model, "Y")(x)[:1], [Y])
+    upper = fastrnn.from_onnx(model, "final")
+    assert isinstance(upper.layer, fastrnn.GRU)
+    assert_close(upper(Y[:, 0])[1:], [final])
+    for name in (None, "lowest", ""):
+        with pytest.raises(
+            ValueError, match=f"^name: expected that of one of the nodes 'lower', 'final', got {name!r}$"
+        ):
+            fastrnn.from_onnx(model, name)
+
+
+def test_weights_behind_constant_and_identity_nodes_are_found():
+    node = Node("gru", "bidirectional", states="constant")
+    model = node.model()
+    expected = run(model, {"X": node.x})
+    (recurrent,), constants = model.graph.node, {t.name: t for t in model.graph.initializer}
+    del model.graph.initializer[:], model.graph.node[:]
+    for place, name in enumerate(recurrent.input):
+        if name in constants:
+            model.graph.node.append(onnx.helper.make_node("Constant", [], [f"{name}_value"], value=constants[name]))
+            model.graph.node.append(onnx.helper.make_node("Identity", [f"{name}_value"], [f"{name}_again"]))
+            recurrent.input[place] = f"{name}_again"
+    model.graph.node.append(recurrent)
+    assert_close(fastrnn.from_onnx(model)(node.x), expected)
+
+
+def test_states_that_are_zero_whatever_their_shape_need_not_be_given():
+    """As PyTorch's exporters make them: from a shape that the graph computes."""
+    node = Node("lstm", "forward", states="input")
+    model = node.model()
+    shape = onnx.helper.make_node("Shape", ["X"], ["batch"], start=1, end=2)
+    extent = onnx.helper.make_node("Concat", ["one", "batch", "width"], ["extent"], axis=0)
+    zeros = onnx.helper.make_node("ConstantOfShape", ["extent"], ["zeros"])
+    again = onnx.helper.make_node("Expand", ["zero", "extent"], ["zeros_too"])
+    recurrent = model.graph.node.pop()
+    recurrent.input[5:] = ["zeros", "zeros_too"]
+    model.graph.node.extend([shape, extent, zeros, again, recurrent])
+    sizes = {"one": np.array([1]), "width": np.array([H]), "zero": np.zeros((), np.float32)}
+    model.graph.initializer.extend([onnx.numpy_helper.from_array(array, name) for name, array in sizes.items()])
+    del model.graph.input[1:]
+    model.opset_import[0].version = 15
+    imported = fastrnn.from_onnx(model)
+    assert imported.required == {}
+    assert_close(imported(node.x), run(model, {"X": node.x}))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+def test_models_as_files_and_as_bytes(cell, tmp_path):
+    node = Node(cell, "reverse")
+    expected = fastrnn.from_onnx(node.model())(node.x)
+    whole, split = tmp_path / "whole.onnx", tmp_path / "split.onnx"
+    onnx.save(node.model(), whole)
+    outside = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save(node.model(), split, **outside)
+    for given in (str(whole), whole, split, whole.read_bytes()):
+        for result, wanted in zip(fastrnn.from_onnx(given)(node.x), expected, strict=True):
+            np.testing.assert_array_equal(result, wanted)
+    with pytest.raises(
+        ValueError, match=r"W: expected a constant, got a tensor in another file: give the path .*; R: "
+    ):
+        fastrnn.from_onnx(split.read_bytes())
+    whole.write_bytes(whole.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"^model: expected an ONNX model, got something else$"):
+        fastrnn.from_onnx(whole)
+    with pytest.raises(FileNotFoundError):
+        fastrnn.from_onnx(tmp_path / "none.onnx")
+
+
+def test_float64_nodes():
+    """ONNX Runtime has none; the same numbers in float32 are the witness."""
+    single, double = (Node("lstm", "bidirectional", states="constant", dtype=t) for t in ("float32", "float64"))
+    imported = fastrnn.from_onnx(double.model())
+    results = imported(double.x)
+    assert {result.dtype for result in results} == {np.dtype("float64")}
+    assert_close([result.astype("float32") for result in results], run(single.model(), {"X": single.x}))
+
+
+def test_arguments_take_the_place_of_what_the_model_gives():
+    constant, given = (Node("lstm", "reverse", states=way, lengths=way) for way in ("constant", "input"))
+    values = {"initial_h": normal(1, B, H, seed=20), "initial_c": normal(1, B, H, seed=21)}
+    values["sequence_lens"] = np.array([1, 6, 3, 6], np.int32)
+    expected = run(given.model(), {"X": given.x} | values)
+    assert_close(fastrnn.from_onnx(constant.model())(constant.x, **values), expected)
+
+
+def test_explicit_defaults_are_accepted_in_any_case():
+    node = Node("lstm", "bidirectional")
+    model = node.model(activations=["sigmoid", "tanh", "TANH"] * 2, input_forget=0)
+    assert_close(fastrnn.from_onnx(model)(node.x), run(node.model(), {"X": node.x}))
+
+
+def problems(model, *expected):
+    """The one error lists exactly these, in this order."""
+    with pytest.raises(ValueError, match=r"^(LSTM|GRU|RNN) node 'node': ") as raised:
+        fastrnn.from_onnx(model)
+    assert str(raised.value).partition(": ")[2].split("; ") == list(expected)
+
+
+UNSUPPORTED = {
+    "clip": ({"clip": 3.0}, "clip: not supported"),
+    "input_forget": ({"input_forget": 1}, "input_forget: not supported"),
+    "alpha": ({"activation_alpha": [0.1]}, "activation_alpha: not supported"),
+    "beta": ({"activation_beta": [0.1]}, "activation_beta: not supported"),
+    "activations": (
+        {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
+        "activations: expected Sigmoid, Tanh, Tanh, got HardSigmoid, Tanh, Tanh",
+    ),
+    "layout": ({"layout": 2}, "layout: expected 0 or 1, got 2"),
+    "direction": ({"direction": "up"}, "direction: expected forward, reverse, bidirectional, got up"),
+    "of old": ({"output_sequence": 1}, "output_sequence: not supported"),
+}
+
+
+@pytest.mark.parametrize(("changes", "problem"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_what_a_layer_cannot_represent_is_refused_by_name(changes, problem):
+    problems(Node("lstm", "forward").model(**changes), problem)
+
+
+@pytest.mark.parametrize("activations", [["Relu", "Tanh"], ["Affine", "Affine"], ["Tanh"]])
+def test_activations_of_an_rnn_are_tanh_or_relu_in_both_directions(activations):
+    shown = f"activations: expected Tanh, Tanh (or Relu in their place), got {', '.join(activations)}"
+    problems(Node("rnn_tanh", "bidirectional").model(activations=activations), shown)
+
+
+def test_one_error_names_all_that_is_wrong():
+    node = Node("lstm", "forward", states="constant", lengths="constant")
+    node.weights["R"] = normal(1, 4 * H, H + 1)
+    node.weights["B"] = normal(1, 4 * H).astype("float64")
+    node.constants["initial_h"] = normal(2, B, H)
+    node.constants["sequence_lens"] = np.ones((B, 1), np.int64)
+    model = node.model(clip=1.0, input_forget=1, activations=["Relu"])
+    model.graph.node[0].input.append("P")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(normal(1, 3 * H), "P"))
+    model.opset_import[0].version = 6
+    problems(
+        model,
+        "opset: expected at least 7, got 6",
+        "input_forget: not supported",
+        "activations: expected Sigmoid, Tanh, Tanh, got Relu",
+        "clip: not supported",
+        "P: peepholes are not supported",
+        f"R: expected shape (1, {4 * H}, {H}), got (1, {4 * H}, {H + 1})",
+        f"B: expected shape (1, {8 * H}), got (1, {4 * H})",
+        "B: expected float32, got float64",
+        f"sequence_lens: expected shape (B), got ({B}, 1)",
+        "sequence_lens: expected int32, got int64",
+        f"initial_h: expected shape (1, B, {H}), got (2, {B}, {H})",
+    )
+
+
+def test_weights_that_are_no_constants_are_refused_by_name():
+    node = Node("gru", "forward")
+    node.given = {"W": node.weights.pop("W")}
+    model = node.model()
+    model.graph.node.insert(0, onnx.helper.make_node("Neg", ["R"], ["minus_R"]))
+    model.graph.node[1].input[2] = "minus_R"
+    problems(
+        model,
+        "W: expected a constant, got the graph's input 'W'",
+        "R: expected a constant, got the output 'minus_R' of Neg",
+    )
+
+
+def test_missing_weights_are_refused_by_name():
+    model = Node("gru", "forward").model()
+    model.graph.node[0].input[1:] = ["", ""]
+    problems(model, "W: missing", "R: missing")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_refused_by_name(dtype):
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16
+    problems(Node("gru", "forward", dtype=kind).model(), f"W: expected float32 or float64, got {dtype}")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (1, TypeError, "model: expected an onnx.ModelProto, bytes or a path, got int"),
+        (b"nothing", ValueError, "model: expected an ONNX model, got something else"),
+        (b"", ValueError, "model: expected an LSTM, GRU or RNN node in its graph, got none"),
+    ],
+)
+def test_what_is_no_model_is_refused(model, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        fastrnn.from_onnx(model)
+
+
+def test_arguments_of_a_call_are_checked():
+    node = Node("lstm", "forward", states="input", lengths="input")
+    imported = fastrnn.from_onnx(node.model())
+    given = node.given
+    with pytest.raises(ValueError, match=r"^sequence_lens: missing; initial_c: missing \(the model computes them"):
+        imported(node.x, given["initial_h"])
+    with pytest.raises(ValueError, match=rf"^initial_h: expected shape \(1, {B}, {H}\), got \({B}, {H}\)$"):
+        imported(node.x, **given | {"initial_h": given["initial_h"][0]})
+    with pytest.raises(TypeError, match=r"^initial_c: expected float32, got float64$"):
+        imported(node.x, **given | {"initial_c": given["initial_c"].astype("float64")})
+    with pytest.raises(ValueError, match=r"^x: expected 3 dimensions \(T, B, I\), got shape"):
+        imported(node.x[:, 0], **given)
+    with pytest.raises(ValueError, match=r"^sequence_lens: "):
+        imported(node.x, **given | {"sequence_lens": np.array([1, 2, 3, T + 1], np.int32)})
+    gru = fastrnn.from_onnx(Node("gru", "forward").model())
+    with pytest.raises(ValueError, match=r"^initial_c: expected with an LSTM only, got one with GRU$"):
+        gru(node.x, initial_c=given["initial_c"])
+
+
+# Export
+
+
+KINDS_OF_ONNX = [kind for kind in KINDS if kind != "lstmp"]
+STACKS = [
+    {"num_layers": layers, "bidirectional": both, "batch_first": first, "bias": first or layers == 1}
+    for layers, both, first in itertools.product((1, 3), (False, True), (False, True))
+]
+
+
+def stack_id(options):
+    return "-".join([f"L{options['num_layers']}", *(name for name, on in options.items() if on is True)])
+
+
+def feed_of(layer, problem):
+    x = np.ascontiguousarray(problem.x.transpose(1, 0, 2)) if layer.batch_first else problem.x
+    return {"x": x} | dict(zip(("h_0", "c_0"), problem.state, strict=False))
+
+
+def results_of(layer, feed):
+    state = [feed[name] for name in ("h_0", "c_0") if name in feed]
+    y, state = layer(feed["x"], as_state(state) if state else None)
+    return [y, *as_tuple(state)]
+
+
+@pytest.mark.parametrize("options", STACKS, ids=stack_id)
+@pytest.mark.parametrize("kind", KINDS_OF_ONNX)
+def test_an_exported_layer_computes_the_same_in_onnx_runtime(kind, options):
+    layer = make_layer(kind, I, H, **options)
+    model = fastrnn.to_onnx(layer)
+    names = [value.name for value in model.graph.output]
+    assert names == ["y", "h_n"] + ["c_n"] * (kind == "lstm")
+    for steps, batch in ((1, 1), (7, 1), (4, 5)):
+        feed = feed_of(layer, random_problem(layer, steps, batch))
+        assert_close(run(model, feed), results_of(layer, feed))
+        assert_close(run(model, {"x": feed["x"]}), results_of(layer, {"x": feed["x"]}))
+
+
+def test_a_state_of_one_row_is_that_of_all():
+    layer = make_layer("lstm", I, H, num_layers=2)
+    feed = feed_of(layer, random_problem(layer, 4, 5))
+    feed["h_0"] = feed["h_0"][:, :1]
+    expected = results_of(layer, feed | {"h_0": np.repeat(feed["h_0"], 5, axis=1)})
+    assert_close(run(fastrnn.to_onnx(layer), feed), expected)
+
+
+def test_an_exported_file_says_who_made_it(tmp_path):
+    layer = make_layer("gru", I, H, dropout=0.5, num_layers=2)
+    path = tmp_path / "gru.onnx"
+    model = fastrnn.to_onnx(layer, path)
+    written = onnx.load(path)
+    assert written == model
+    assert (written.producer_name, written.producer_version) == ("fastrnn", fastrnn.__version__)
+    feed = feed_of(layer, random_problem(layer, 4, 5))
+    assert_close(run(written, feed), results_of(layer.eval(), feed))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one", "both"])
+@pytest.mark.parametrize("kind", KINDS_OF_ONNX)
+def test_there_and_back_is_the_same_to_the_bit(kind, bidirectional, bias, dtype):
+    layer = make_layer(kind, I, H, num_layers=2, bidirectional=bidirectional, bias=bias, dtype=dtype)
+    model = fastrnn.to_onnx(layer)
+    for number in range(2):
+        imported = fastrnn.from_onnx(model, f"Y_l{number}")
+        assert imported.required == {}
+        assert imported.layer.cell == layer.cell
+        for name, array in imported.layer.parameters.items():
+            original = layer.parameters[name.replace("l0", f"l{number}")]
+            np.testing.assert_array_equal(array, original, err_msg=name, strict=True)
+        assert sum("_l" + str(number) in name for name in layer.parameters) == len(imported.layer.parameters)
+
+
+def test_what_onnx_has_not_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^layer: expected no projection, which ONNX has not, got proj_size=2$"):
+        fastrnn.to_onnx(make_layer("lstmp", I, H))
+    with pytest.raises(TypeError, match=r"^layer: expected a fastrnn LSTM, GRU or RNN, got NoneType$"):
+        fastrnn.to_onnx(None)
+
+
+# PyTorch's exporter
+
+
+# PyTorch, of its exporter
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore:Converting a tensor to a Python"
+)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_what_pytorch_exports_is_imported(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = getattr(torch.nn, name)(I, H, num_layers=2, bidirectional=True)
+    x = normal(T, B, I)
+    path = tmp_path / "module.onnx"
+    extents = {"x": {0: "T", 1: "B"}}
+    torch.onnx.export(module, (torch.from_numpy(x),), path, dynamo=False, input_names=["x"], dynamic_axes=extents)
+    nodes = [node.name for node in onnx.load(path).graph.node if node.op_type == name]
+    assert len(nodes) == 2
+    x = normal(T + 1, B + 1, I)  # other sizes than at export
+    with torch.no_grad():
+        expected_y, expected_state = module(torch.from_numpy(x))
+    y, finals = x, []
+    for node in nodes:
+        Y, *states = fastrnn.from_onnx(path, node)(y)
+        y = Y.transpose(0, 2, 1, 3).reshape(T + 1, B + 1, -1)
+        finals.append(states)
+    results = [y, *(np.concatenate(both) for both in zip(*finals, strict=True))]
+    assert_close(results, [tensor.numpy() for tensor in (expected_y, *as_tuple(expected_state))])
