@@ -24,6 +24,7 @@ from .validation import Layout, Lengths, State
 
 if TYPE_CHECKING:
     from .cuda.network import DeviceBackward, Network
+    from .cuda.stream import DeviceStream
     from .stream import Stream
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
@@ -101,9 +102,9 @@ class _Recurrent:
         self.num_directions = 2 if self.bidirectional else 1
         self._network: Network | None = None
         if self.device == "cuda":
-            from .cuda.network import Network
+            from .cuda import make_network
 
-            self._network = Network(self)
+            self._network = make_network(self)
             self.sequences: list[Any] = self._network.layers
             self._parameters = self._network.parameters
             return
@@ -153,7 +154,7 @@ class _Recurrent:
 
     def vjp(
         self, x: np.ndarray, state: State = None, lengths: Lengths = None
-    ) -> tuple[tuple[np.ndarray, State], "Backward"]:
+    ) -> tuple[tuple[np.ndarray, State], "Backward | DeviceBackward"]:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
@@ -168,8 +169,12 @@ class _Recurrent:
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
         return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
 
-    def stream(self, batch_size: int = 1) -> "Stream":
+    def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
+        if self._network is not None:
+            from .cuda.stream import DeviceStream
+
+            return DeviceStream(self, batch_size)
         from .stream import Stream
 
         return Stream(self, batch_size)

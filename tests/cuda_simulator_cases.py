@@ -7,6 +7,7 @@ persistent kernels, whose blocks wait for each other, `blocks_at_once` runs them
 
 import functools
 import math
+import pickle
 import sys
 import threading
 
@@ -18,8 +19,11 @@ from numba.cuda.simulator import kernel as simulator
 from numba.cuda.simulator import kernelapi
 
 import fastrnn
+from fastrnn import check_cases, check_command
+from fastrnn.__main__ import main
 from fastrnn.cuda import layer as cuda_layer
-from fastrnn.cuda import persistent
+from fastrnn.cuda import loop, persistent
+from fastrnn.cuda.arrays import TorchArrays
 from fastrnn.kernels.cuda import persistent as persistent_kernels
 from fastrnn.kernels.cuda import plan
 from fastrnn.kernels.cuda.plan import DeviceLimits
@@ -169,3 +173,181 @@ def test_a_block_that_does_not_come_is_an_error_and_not_a_hang(blocks_at_once, m
     layer = make_layer("lstm", 3, 6, device="cuda", backend="persistent")
     with pytest.raises(RuntimeError, match="the persistent kernel's 3 blocks did not meet within 20 polls"):
         layer(np.zeros((2, 1, 3), np.float32))
+
+
+# The rest of a layer's methods
+
+
+@pytest.mark.parametrize("kind", ["lstmp", "gru"])
+def test_a_stream_gives_what_one_call_gives(kind):
+    layer = make_layer(kind, 3, 4, num_layers=2, device="cuda", dtype="float64", batch_first=True)
+    x = np.random.default_rng(0).standard_normal((2, 3, 3))
+    y, state = layer(x)
+    stream = layer.stream(batch_size=2)
+    layer.parameters["weight_ih_l0"][...] = 0  # a stream has a snapshot
+    steps = [stream.step(x[:, t]) for t in range(3)]
+    np.testing.assert_allclose(np.stack(steps, axis=1), y, rtol=1e-13)
+    for found, expected in zip(as_tuple(stream.state), as_tuple(state), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+    out = np.empty_like(steps[0])
+    stream.reset()
+    assert stream.step(x[:, 0], out=out) is out
+    np.testing.assert_array_equal(out, steps[0])
+
+
+def test_check_finds_agreement():
+    layer = make_layer("gru", 3, 4, device="cuda", num_layers=2, dropout=0.5)
+    x = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
+    fastrnn.check(layer, x).raise_if_failed()
+    for dtype in ("float16", "bfloat16"):
+        half = make_layer("lstm", 3, 4, device="cuda", dtype=dtype)
+        fastrnn.check(half, x.astype(half.dtype)).raise_if_failed()
+
+
+def test_check_finds_a_wrong_kernel(monkeypatch):
+    layer = make_layer("rnn_tanh", 3, 4, device="cuda")
+    backward = cuda_layer.CudaLayer.backward
+
+    def wrong(self, *arguments):
+        dx, dstates, gradients = backward(self, *arguments)
+        return dx * np.float32(1.01), dstates, gradients
+
+    monkeypatch.setattr(cuda_layer.CudaLayer, "backward", wrong)
+    report = fastrnn.check(layer, np.ones((3, 2, 3), np.float32))
+    assert [quantity.name for quantity in report.failed] == ["dx"]
+
+
+def test_the_command_checks_on_the_gpu(capsys, monkeypatch):
+    few = [check_cases.Case("lstm", "float32", 3, 2, 3, 4), check_cases.Case("gru", "bfloat16", 2, 1, 2, 3)]
+    monkeypatch.setattr(check_command, "cases", lambda *_: few)
+    assert main(["check", "--device", "cuda", "--plain"]) == 0
+    assert "All 2 configurations are within their bounds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_pickles_and_state_dicts(kind, tmp_path):
+    layer = make_layer(kind, 2, 3, device="cuda", dtype="bfloat16")
+    layer.save(tmp_path / "layer.npz")
+    copies = [type(layer).load(tmp_path / "layer.npz", device="cuda"), pickle.loads(pickle.dumps(layer))]
+    other = make_layer(kind, 2, 3, device="cuda", dtype="bfloat16", seed=9)
+    other.load_state_dict(layer.state_dict())
+    for each in (*copies, other):
+        assert each.dtype == layer.dtype
+        for name, array in layer.parameters.items():
+            np.testing.assert_array_equal(each.parameters[name], array)
+
+
+def test_the_same_seed_means_the_same_layer_on_every_device():
+    options = {"num_layers": 2, "dropout": 0.5, "dtype": "float64", "seed": 4}
+    gpu, cpu = make_layer("lstm", 3, 4, device="cuda", **options), make_layer("lstm", 3, 4, **options)
+    x = np.random.default_rng(0).standard_normal((3, 2, 3))
+    np.testing.assert_allclose(gpu(x)[0], cpu(x)[0], rtol=1e-12)  # the masks too
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(0, 2), (3, 0)])
+def test_no_steps_or_no_rows(steps, batch):
+    layer = make_layer("lstm", 3, 4, num_layers=2, device="cuda")
+    problem = random_problem(layer, steps, batch)
+    (y, state), backward = layer.vjp(problem.x, problem.state)
+    gradients = backward(problem.dy, (problem.dstate[0], None))
+    assert y.shape == (steps, batch, 4)
+    for found, expected in zip((*state, gradients.state[0]), (*problem.state, problem.dstate[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not any(gradient.any() for gradient in (gradients.x, gradients.state[1], *gradients.parameters.values()))
+
+
+# What is refused: before any launch, and nothing has changed
+
+
+X = np.zeros((3, 2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda layer: layer(X.astype("float64")), TypeError, "x: expected float32, got float64"),
+        (lambda layer: layer(X.tolist()), TypeError, "x: expected a NumPy array, as the CUDA simulator is on, got"),
+        (lambda layer: layer(X[0, 0]), ValueError, "x: expected 3 dimensions"),
+        (lambda layer: layer(X[..., :2]), ValueError, "x: expected the last dimension to be input_size = 3"),
+        (lambda layer: layer(X, X), ValueError, r"state: expected shape \(1, 2, 4\)|h_0: expected shape"),
+        (lambda layer: layer(X, lengths=[1, 2]), NotImplementedError, 'lengths: not built for device="cuda"'),
+        (lambda layer: layer.vjp(X[:0])[1](X), ValueError, r"dy: expected shape \(0, 2, 4\), got \(3, 2, 3\)"),
+        (lambda layer: layer.stream(2).step(X[0, 0]), ValueError, r"x: expected shape \(2, 3\), got \(3,\)"),
+    ],
+)
+def test_wrong_arguments(call, error, message, monkeypatch):
+    layer = make_layer("gru", 3, 4, device="cuda")
+    monkeypatch.setattr(loop, "launch", None)  # a launch would be an error of its own
+    with pytest.raises(error, match=message):
+        call(layer)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backend": "cpu"}, ValueError, 'backend: expected "plain" or "persistent" or "auto", got "cpu"'),
+        ({"backend": "persistent", "dtype": "float16"}, ValueError, 'backend: "persistent" is for dtype float32'),
+        ({"dtype": "int8"}, TypeError, 'dtype: expected "float32", "float64", "float16" or "bfloat16", got'),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        fastrnn.GRU(3, 4, device="cuda", **options)
+
+
+def test_what_does_not_fit_into_memory_changes_nothing(monkeypatch):
+    layer = make_layer("lstm", 3, 4, num_layers=2, dropout=0.5, device="cuda")
+    before = layer._generator.bit_generator.state
+    arrays = layer._network.arrays
+    empty = arrays.empty
+
+    def full(shape, dtype):
+        if len(shape) == 3 and shape[0] > 3:
+            raise MemoryError("out of memory")
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(arrays, "empty", full)
+    monkeypatch.setattr(loop, "launch", None)
+    with pytest.raises(MemoryError, match="x: 3 steps of 2 rows do not fit into the GPU's memory: out of memory"):
+        layer(X)
+    assert layer._generator.bit_generator.state == before
+
+
+def test_a_size_that_does_not_fit_the_persistent_path(monkeypatch):
+    layer = make_layer("lstm", 3, 4, device="cuda", backend="persistent")
+    monkeypatch.setattr(cuda_layer, "best_plan", lambda *_: None)
+    with pytest.raises(ValueError, match='backend: hidden_size = 4 does not fit on this GPU for "persistent"'):
+        layer(X)
+
+
+# PyTorch's arrays: its memory, products and types, on the CPU, where the simulator's kernels can reach them
+
+
+class TorchOnTheCpu(TorchArrays):
+    def __init__(self):
+        super().__init__("cpu")
+
+    def stream(self):
+        return 0
+
+
+@pytest.mark.parametrize("kind", ["lstmp", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_give_what_numpy_arrays_give(kind, dtype):
+    torch = pytest.importorskip("torch")
+    tensors = TorchOnTheCpu()
+    layer = make_layer(kind, 3, 4, num_layers=1, bidirectional=True, device="cuda", dtype=dtype)
+    problem = random_problem(layer, 3, 2)
+    expected = everything(layer, problem)
+    cuda = layer._network.layers[0]
+    cuda.parameters._seen["torch"] = cuda.parameters.views(tensors.from_host_as(np.float32(cuda.parameters.flat), dtype))
+    up = functools.partial(map, lambda array: tensors.from_host_as(np.float32(array), dtype))
+    x, dy = up((problem.x, problem.dy))
+    y, states, saved = cuda.forward(tensors, x, tuple(up(problem.state)), True)
+    dx, dstates, gradients = cuda.backward(saved, dy, tuple(up(problem.dstate)))
+    found = {"vjp y": y, "dx": dx, "vjp h_n": states[0], "dh_0": dstates[0]}
+    found |= {f"d{name}": array for name, array in cuda.parameters.named(0, gradients).items()}
+    bound = 1e-6 if dtype == "float32" else 2e-2
+    for name, array in found.items():
+        assert array.dtype == getattr(torch, dtype)
+        np.testing.assert_allclose(tensors.to_host(array), np.float32(expected[name]), rtol=bound, atol=bound)

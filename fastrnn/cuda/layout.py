@@ -24,6 +24,10 @@ class DeviceLayout(Layout):
         self._kind = kind
         self._device_number = network.device_number
 
+    def frame(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
+        """One time step of a stream, in the kind's library."""
+        return self._shaped_array(name, value, shape)
+
     def _array(self, name: str, value: object) -> Array:
         array, arrays = same_kind(name, value, self._kind), self._kind.arrays
         if arrays.dtype_name(array) != self.dtype.name:

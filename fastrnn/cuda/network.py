@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..validation import Lengths, State
-from . import requirements
 from .arrays import Array, Arrays
 from .kinds import Kind, kind_of, own_library
 from .layer import CudaLayer, Saved
@@ -23,7 +22,6 @@ class Network:
     """What a layer with device="cuda" hands its work to; the layer is its `owner`, and keeps the options."""
 
     def __init__(self, owner: _Recurrent) -> None:
-        requirements.check()
         if owner.backend == "persistent" and owner.dtype.name != "float32":
             raise ValueError(f'backend: "persistent" is for dtype float32, got {owner.dtype}')
         self.owner = owner
@@ -43,7 +41,7 @@ class Network:
 
     def run(self, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
         """As calling the layer."""
-        _refuse(lengths)
+        refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
@@ -52,7 +50,7 @@ class Network:
 
     def vjp(self, x: Any, state: State, lengths: Lengths) -> tuple[tuple[Any, State], DeviceBackward]:
         """As the layer's `vjp`."""
-        _refuse(lengths)
+        refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
@@ -182,6 +180,7 @@ def _given(
     return kind.given(layout.given_sequence(sequence, batched)), given
 
 
-def _refuse(lengths: Lengths) -> None:
+def refuse(lengths: Lengths) -> None:
+    """NotImplementedError for any."""
     if lengths is not None:
         raise NotImplementedError('lengths: not built for device="cuda": expected None')

@@ -36,6 +36,16 @@ def device_limits() -> DeviceLimits:
     )
 
 
+def device_description() -> str:
+    """The current device for people to read; nothing is decided by it."""
+    if SIMULATED:
+        return "simulated by Numba"
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    capability = ".".join(map(str, device.compute_capability))
+    return f"{name}, {device.MULTIPROCESSOR_COUNT} multiprocessors, compute capability {capability}"
+
+
 def patches() -> Sequence[Patch]:
     """What persistent kernels may be compiled for; few threads for the simulator, where each is one of Python's."""
     return (Patch(16, 3, 2, 2),) if SIMULATED else PATCHES
