@@ -13,7 +13,7 @@ import numpy as np
 from . import __version__
 from .check_cases import CELLS, DEVICE_DTYPES, Case, cases
 from .check_report import Quantity
-from .checking import expect, judge
+from .checking import check_on_device, expect, judge
 from .experiments.blas import use_one_thread
 from .experiments.display import Display, RichDisplay, best_display
 from .threads import get_num_threads, set_num_threads
@@ -66,11 +66,9 @@ def run_case(case: Case, threads: Sequence[int]) -> Result:
 
 def run_case_on_gpu(case: Case) -> Result:
     """As `run_case`; it has no threads, and counts as one."""
-    from .cuda.checking import check_from_host
-
     result = Result(case, {}, {})
     try:
-        result.quantities[1] = check_from_host(case.layer("cuda"), case.x()).quantities
+        result.quantities[1] = check_on_device(case.layer("cuda"), case.x()).quantities
     except Exception as exception:  # as above
         result.exceptions[1] = exception
     return result

@@ -7,7 +7,7 @@ from it among the finite values of an array, relative to the largest magnitude t
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .parameters import GATES
 from .validation import Lengths, State
 
 if TYPE_CHECKING:
-    from .cuda.checking import OnHost
+    from .cuda.on_host import OnHost
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -75,10 +75,29 @@ def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Len
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
     seed = validation.size("seed", seed, least=0)
     if layer.device == "cuda":
-        from .cuda.checking import check as check_on_device
-
-        return check_on_device(layer, x, state, lengths, seed)
+        return _check_on_device(layer, x, state, lengths, seed)
     return judge(layer, expect(layer, x, state, seed, lengths))
+
+
+def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
+    from .cuda.network import refuse
+    from .cuda.on_host import on_host
+
+    refuse(lengths)
+    if state is not None:
+        state = tuple(map(on_host, state)) if isinstance(state, tuple | list) else on_host(state)
+    return check_on_device(layer, on_host(x), state, seed)
+
+
+def check_on_device(layer: _Recurrent, x: np.ndarray, state: State = None, seed: int = 0) -> Report:
+    """As `check`, of a layer on a GPU from NumPy arrays, float32 or float64 as the reference has them."""
+    from .cuda.on_host import OnHost, reference_twin
+
+    twin = reference_twin(layer)
+    inputs = inputs_of(twin, x.astype(twin.dtype), state, seed)
+    # numbers that the layer's type has: rounding its inputs is no error of the layer
+    inputs = inputs.mapped(lambda array: array.astype(layer.dtype).astype(twin.dtype))
+    return judge(OnHost(layer, twin), expected_of(twin, inputs), BOUNDS[layer.dtype.name])
 
 
 class Inputs(NamedTuple):

@@ -10,13 +10,13 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from . import validation
+from .gradients import Gradients
 from .lengths import Packed, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
@@ -31,20 +31,6 @@ _Layer = TypeVar("_Layer", bound="_Recurrent")
 
 _BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
 _FILE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What `backward` returns: every gradient has the shape and dtype of what it is the gradient of.
-
-    x           of the input
-    state       of the initial state: (h_0, c_0) for the LSTM, h_0 for the others
-    parameters  {name: array}, in the order of the layer's `parameters`
-    """
-
-    x: np.ndarray
-    state: State
-    parameters: dict[str, np.ndarray]
 
 
 class _Recurrent:

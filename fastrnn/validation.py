@@ -31,6 +31,17 @@ def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     return value
 
 
+def shaped_array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """As `array`; ValueError unless it has exactly `shape`."""
+    return _shaped(name, array(name, value, dtype), shape)
+
+
+def _shaped(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    return value
+
+
 def contiguous(value: np.ndarray) -> np.ndarray:
     """`value` itself if it is C-contiguous and aligned to its items, else a copy that is."""
     flags = value.flags
@@ -223,10 +234,7 @@ class Layout:
         return states if len(states) == 2 else states[0]
 
     def _shaped_array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        value = self._array(name, value)
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-        return value
+        return _shaped(name, self._array(name, value), shape)
 
     def _time_major(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
         if not batched:

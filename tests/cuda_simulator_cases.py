@@ -10,10 +10,14 @@ import math
 import pickle
 import sys
 import threading
+import typing
 
 import numpy as np
 import pytest
-from conftest import KINDS, as_state, as_tuple, everything, make_layer, random_problem
+from conftest import KINDS, as_tuple, everything, make_layer, random_problem
+from fastrnn.kernels.cuda import persistent as persistent_kernels
+from fastrnn.kernels.cuda import plan
+from fastrnn.kernels.cuda.plan import DeviceLimits
 from numba.core import config
 from numba.cuda.simulator import kernel as simulator
 from numba.cuda.simulator import kernelapi
@@ -24,9 +28,6 @@ from fastrnn.__main__ import main
 from fastrnn.cuda import layer as cuda_layer
 from fastrnn.cuda import loop, persistent
 from fastrnn.cuda.arrays import TorchArrays
-from fastrnn.kernels.cuda import persistent as persistent_kernels
-from fastrnn.kernels.cuda import plan
-from fastrnn.kernels.cuda.plan import DeviceLimits
 
 assert config.ENABLE_CUDASIM
 # waiting threads of the simulator ask over and over: they should not keep the others from working
@@ -95,7 +96,7 @@ def blocks_at_once(monkeypatch):
     """Runs all blocks of a launch at the same time, each with shared memory of its own. Sets the number of them."""
 
     class Together(simulator.BlockManager):
-        running = []
+        running: typing.ClassVar = []
 
         def run(self, grid_point, *args):
             def target():
@@ -340,7 +341,9 @@ def test_tensors_give_what_numpy_arrays_give(kind, dtype):
     problem = random_problem(layer, 3, 2)
     expected = everything(layer, problem)
     cuda = layer._network.layers[0]
-    cuda.parameters._seen["torch"] = cuda.parameters.views(tensors.from_host_as(np.float32(cuda.parameters.flat), dtype))
+    cuda.parameters._seen["torch"] = cuda.parameters.views(
+        tensors.from_host_as(np.float32(cuda.parameters.flat), dtype)
+    )
     up = functools.partial(map, lambda array: tensors.from_host_as(np.float32(array), dtype))
     x, dy = up((problem.x, problem.dy))
     y, states, saved = cuda.forward(tensors, x, tuple(up(problem.state)), True)

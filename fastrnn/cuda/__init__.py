@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from . import requirements
 
 if TYPE_CHECKING:
-    from ..layers import _Recurrent
+    from fastrnn.layers import _Recurrent
+
     from .network import Network
 
 

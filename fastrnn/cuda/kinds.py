@@ -77,7 +77,7 @@ def _detached(tensor: Array) -> Array:
 
 
 def _as_numba(array: Array) -> Array:
-    from ..kernels.cuda.launch import as_numba_array
+    from fastrnn.kernels.cuda.launch import as_numba_array
 
     return as_numba_array(array)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..kernels.cells import CELLS, Cell, Stage
-from ..kernels.cuda.launch import device_limits, patches
-from ..kernels.cuda.plan import Plan, best_plan, faster_persistent
-from ..kernels.cuda.planes import Pass, Place, passes, wide
+from fastrnn.kernels.cells import CELLS, Cell, Stage
+from fastrnn.kernels.cuda.launch import device_limits, patches
+from fastrnn.kernels.cuda.plan import Plan, best_plan, faster_persistent
+from fastrnn.kernels.cuda.planes import Pass, Place, passes, wide
+
 from .arrays import Array, Arrays
 from .loop import Loop, StageMatrix
 from .memory import DirectionMemory, bias_planes
@@ -43,7 +44,9 @@ class _Key(NamedTuple):
 class CudaLayer:
     """One layer, one or two directions. Arrays are of one library, C-contiguous, checked by the caller."""
 
-    def __init__(self, cell: str, sizes: tuple[int, int, int], parameters: DeviceParameters, dtype: str, path: str) -> None:
+    def __init__(
+        self, cell: str, sizes: tuple[int, int, int], parameters: DeviceParameters, dtype: str, path: str
+    ) -> None:
         self.input_size, self.hidden_size, projection = sizes
         self.output_size = projection or self.hidden_size
         self.cell: Cell = CELLS["lstm_projected" if projection else cell]
@@ -58,7 +61,10 @@ class CudaLayer:
         T, B, _ = x.shape
         H, R, G, D = self.hidden_size, self.output_size, self.cell.gates, self.parameters.number
         if T * B == 0:  # the states pass through
-            y, states_n = arrays.empty((T, B, D * R), self.dtype), tuple(arrays.converted(s, self.dtype) for s in states)
+            y, states_n = (
+                arrays.empty((T, B, D * R), self.dtype),
+                tuple(arrays.converted(s, self.dtype) for s in states),
+            )
             return y, states_n, Saved(arrays, x, []) if save else None
         # all memory first: what does not fit is an error before any launch
         memories = [DirectionMemory(arrays, self.cell, (T, B, H, R), self.dtype, d == 1, save) for d in range(D)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..validation import Layout
+from fastrnn.validation import Layout
+
 from .arrays import Array
 from .kinds import Kind, same_kind
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.cuda.gate import gate_grid, gate_kernel
-from ..kernels.cuda.launch import launch
-from ..kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
+from fastrnn.kernels.cuda.gate import gate_grid, gate_kernel
+from fastrnn.kernels.cuda.launch import launch
+from fastrnn.kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
+
 from .arrays import Array, Arrays
 
 # a graph is captured after so many runs, the first of which compile and warm up, and from so many launches on
@@ -90,9 +91,7 @@ class Loop:
 
     def _worth_capture(self, steps: int) -> bool:
         launches = 2 * steps * len(self._matrices)
-        return (
-            self._arrays.can_capture and self._runs >= _RUNS_BEFORE_CAPTURE and launches >= _LAUNCHES_WORTH_CAPTURE
-        )
+        return self._arrays.can_capture and self._runs >= _RUNS_BEFORE_CAPTURE and launches >= _LAUNCHES_WORTH_CAPTURE
 
     def _launch_all(self, steps: int) -> None:
         stream, table = self._arrays.stream(), self._arrays.address(self._table)

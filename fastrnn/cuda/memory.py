@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..kernels.cells import Cell
-from ..kernels.cuda.planes import ITEMSIZE, Place, bias_plane, wide
+from fastrnn.kernels.cells import Cell
+from fastrnn.kernels.cuda.planes import ITEMSIZE, Place, bias_plane, wide
+
 from .arrays import Array, Arrays
 
 
@@ -34,7 +35,9 @@ class DirectionMemory:
         self.order = tuple(plane for _, plane in sorted(zip(gates, planes, strict=True)))
         self.gates = arrays.empty((kept, B, cell.gates * H), dtype)
         self.others = {name: arrays.empty((kept, B, H), dtype) for name in cell.saved if name not in self.order}
-        self.cells = arrays.empty((kept + 1 if save else 1, B, H), wide(dtype)) if cell.has_cell_state else None
+        self.cells: Array | None = (
+            arrays.empty((kept + 1 if save else 1, B, H), wide(dtype)) if cell.has_cell_state else None
+        )
 
     @property
     def outputs(self) -> Array:
@@ -54,6 +57,7 @@ class DirectionMemory:
             self.cells[slot] = states[1]
 
     def final_cells(self) -> Array:
+        assert self.cells is not None
         return self.cells[(0 if self.reverse else -1) if self.save else 0]
 
     def matrix(self, planes: tuple[str, ...]) -> Array:

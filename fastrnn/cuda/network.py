@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation import Lengths, State
+from fastrnn.gradients import Gradients
+from fastrnn.validation import Lengths, State
+
 from .arrays import Array, Arrays
 from .kinds import Kind, kind_of, own_library
 from .layer import CudaLayer, Saved
@@ -16,7 +18,8 @@ from .layout import DeviceLayout
 from .parameters import DeviceParameters
 
 if TYPE_CHECKING:
-    from ..layers import _Recurrent
+    from fastrnn.layers import _Recurrent
+
 
 class Network:
     """What a layer with device="cuda" hands its work to; the layer is its `owner`, and keeps the options."""
@@ -114,7 +117,8 @@ class Network:
         self, kept: _SavedLayers, dy: Array | None, dstates: tuple[Array | None, ...]
     ) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
         D = self.owner.num_directions
-        all_dstates, all_gradients = [], []
+        all_dstates: list[tuple[Array, ...]] = []
+        all_gradients: list[list[dict[str, Array]]] = []
         for number in reversed(range(len(self.layers))):
             rows = slice(number * D, (number + 1) * D)
             layer_dstates = tuple(None if s is None else s[rows] for s in dstates)
@@ -158,10 +162,8 @@ class DeviceBackward:
         self._shape = shape
         self._batched = batched
 
-    def __call__(self, dy: Any, dstate: State = None) -> Any:
+    def __call__(self, dy: Any, dstate: State = None) -> Gradients:
         """As `layers.Backward`."""
-        from ..layers import Gradients
-
         if self._saved is None:
             raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
         dy, dstates = self._layout.gradients(dy, dstate, *self._shape, self._batched)

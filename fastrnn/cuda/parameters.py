@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..parameters import LayerParameters
+from fastrnn.parameters import LayerParameters
+
 from .arrays import Array, Arrays
 
 

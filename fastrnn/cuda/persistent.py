@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.cuda import geometry, launch
-from ..kernels.cuda.persistent import persistent_kernel
-from ..kernels.cuda.plan import Plan
-from ..kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
+from fastrnn.kernels.cuda import geometry, launch
+from fastrnn.kernels.cuda.persistent import persistent_kernel
+from fastrnn.kernels.cuda.plan import Plan
+from fastrnn.kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
+
 from .arrays import Array, Arrays
 from .loop import StageMatrix
 

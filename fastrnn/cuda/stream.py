@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from .. import validation
-from ..validation import State
+from fastrnn. import validation
+from fastrnn.validation import State
 from .kinds import Kind, kind_of
 from .layout import DeviceLayout
 
 if TYPE_CHECKING:
-    from ..layers import _Recurrent
+    from fastrnn.layers import _Recurrent
 
 
 class DeviceStream:
@@ -24,6 +24,7 @@ class DeviceStream:
         self.dtype = layer.dtype
         self._layer = copy.deepcopy(layer).eval()
         self._layer.batch_first = False
+        assert self._layer._network is not None
         self._network = self._layer._network
         self._state: State = None
         self._kind: Kind | None = None

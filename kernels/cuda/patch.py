@@ -170,9 +170,7 @@ def gatherer(dtype: str, count: int):
         def lower(context, builder, sig, args):
             shared_value, start = args
             values = [
-                builder.load(
-                    _element(context, builder, shared, shared_value, builder.add(start, ir.Constant(I64, n)))
-                )
+                builder.load(_element(context, builder, shared, shared_value, builder.add(start, ir.Constant(I64, n))))
                 for n in range(count)
             ]
             return context.make_tuple(builder, tuple_type, values)

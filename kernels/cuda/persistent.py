@@ -130,9 +130,7 @@ def _stage(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool, pat
         word_of(number, s) for s in (Stage.MATRIX, Stage.SUM_BYTES, Stage.UNIT_BYTES, Stage.DEPTH_BYTES)
     )
     units_at, block_units_at, depth_at = (word_of(number, s) for s in (Stage.UNITS, Stage.BLOCK_UNITS, Stage.DEPTH))
-    groups_at, slices_at, needed_at = (
-        word_of(number, s) for s in (Stage.GROUPS, Stage.SLICES, Stage.COLUMNS_NEEDED)
-    )
+    groups_at, slices_at, needed_at = (word_of(number, s) for s in (Stage.GROUPS, Stage.SLICES, Stage.COLUMNS_NEEDED))
     padded_at, rows_at, weights_at, exchange_at = (
         word_of(number, s) for s in (Stage.PADDED, Stage.ROWS, Stage.WEIGHTS, Stage.EXCHANGE)
     )
@@ -166,9 +164,7 @@ def _stage(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool, pat
                 r = first_row + row
                 value = load_zero()
                 if n < count and r < rows_end:
-                    value = load(
-                        address + n * slices * column_bytes + r // sums * unit_bytes + r % sums * sum_bytes
-                    )
+                    value = load(address + n * slices * column_bytes + r // sums * unit_bytes + r % sums * sum_bytes)
                 shared[weights + ((n - columns) * patch_rows + row) * threads] = to_plain(value)
         return load_patch(address, first_row, rows_end, unit_bytes, sum_bytes, slices * column_bytes, count)
 

@@ -2,9 +2,9 @@
 
 No Numba here, and no GPU: a device is the few figures of `DeviceLimits`.
 
-Every block keeps the rows of the recurrent matrix that belong to its units, for all steps: rows by columns in patches,
-`patch.rows` x `patch.columns` for each thread, in registers, and the columns that do not fit there in shared memory. Threads
-that share rows differ in the columns they sum over; their partial sums meet in shared memory.
+Every block keeps the rows of the recurrent matrix that belong to its units, for all steps: each thread a patch of
+`patch.rows` x `patch.columns` in registers, and the columns that do not fit there in shared memory. Threads that share
+rows differ in the columns they sum over; their partial sums meet in shared memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Patch(NamedTuple):
 
 
 # columns are those of all stages together
-PATCHES = tuple(Patch(256, 8, columns, batch) for columns in (4, 16) for batch in (1, 4))
+PATCHES = tuple(Patch(256, 8, columns, batch) for columns in (4, 12) for batch in (1, 4))
 # what the compiled kernels may use; the tests hold ptxas to it
 REGISTERS_A_THREAD = 255
 _FLOAT = 4  # bytes

@@ -1,38 +1,20 @@
-"""`fastrnn.check` of a layer on a GPU: it runs there, its inputs and results are compared on the host."""
+"""A layer on a GPU as `fastrnn.check` sees it: beside a reference on the host, with NumPy arrays in and out."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..check_report import Report
-from ..validation import Lengths, State
+from fastrnn.gradients import Gradients
+from fastrnn.validation import Lengths, State
+
 from .kinds import kind_of
-from .network import DeviceBackward, refuse
 
 if TYPE_CHECKING:
-    from ..layers import Gradients, _Recurrent
-
-
-def check(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
-    """As `fastrnn.check`. Half-precision layers are held to the bounds that `BOUNDS` has for their type."""
-    refuse(lengths)
-    if state is not None:
-        state = tuple(map(_on_host, state)) if isinstance(state, tuple | list) else _on_host(state)
-    return check_from_host(layer, _on_host(x), state, seed)
-
-
-def check_from_host(layer: _Recurrent, x: np.ndarray, state: State = None, seed: int = 0) -> Report:
-    """The same from NumPy arrays, float32 or float64 as the reference has them."""
-    from ..checking import BOUNDS, expected_of, inputs_of, judge
-
-    twin = reference_twin(layer)
-    inputs = inputs_of(twin, x.astype(twin.dtype), state, seed)
-    # numbers that the layer's type has: rounding its inputs is no error of the layer
-    inputs = inputs.mapped(lambda array: array.astype(layer.dtype).astype(twin.dtype))
-    return judge(OnHost(layer, twin), expected_of(twin, inputs), BOUNDS[layer.dtype.name])
+    from fastrnn.layers import _Recurrent
 
 
 def reference_twin(layer: _Recurrent) -> _Recurrent:
@@ -48,7 +30,9 @@ class OnHost:
     """A layer on a GPU that takes and returns NumPy arrays, of the reference twin's type."""
 
     def __init__(self, layer: _Recurrent, twin: _Recurrent) -> None:
+        assert layer._network is not None
         self.layer = layer
+        self._arrays = layer._network.arrays
         self.dtype = twin.dtype
         self.sequences = twin.sequences
         self.cell, self.input_size = layer.cell, layer.input_size
@@ -63,9 +47,7 @@ class OnHost:
         (y, state_n), backward = self.layer.vjp(self._up(x), self._up_state(state), lengths)
         return (self._down(y), self._down_state(state_n)), lambda *upstream: self._backward(backward, *upstream)
 
-    def _backward(self, backward: DeviceBackward, dy: np.ndarray, dstate: State) -> Gradients:
-        from ..layers import Gradients
-
+    def _backward(self, backward: Callable[..., Gradients], dy: np.ndarray, dstate: State) -> Gradients:
         found = backward(self._up(dy), self._up_state(dstate))
         parameters = {name: self._down(gradient) for name, gradient in found.parameters.items()}
         return Gradients(self._down(found.x), self._down_state(found.state), parameters)
@@ -74,10 +56,10 @@ class OnHost:
         return repr(self.layer)
 
     def _up(self, array: np.ndarray) -> Any:
-        return self.layer._network.arrays.from_host_as(array, self.layer.dtype.name)
+        return self._arrays.from_host_as(array, self.layer.dtype.name)
 
     def _down(self, array: Any) -> np.ndarray:
-        return _on_host(array).astype(self.dtype, copy=False)
+        return on_host(array).astype(self.dtype, copy=False)
 
     def _up_state(self, state: State) -> State:
         return tuple(map(self._up, state)) if isinstance(state, tuple | list) else self._up(state)
@@ -86,6 +68,7 @@ class OnHost:
         return tuple(map(self._down, state)) if isinstance(state, tuple) else self._down(state)
 
 
-def _on_host(array: Any) -> np.ndarray:
+def on_host(array: Any) -> np.ndarray:
+    """A NumPy copy of any array on a GPU; float32 of bfloat16."""
     kind = kind_of("x", array)
     return kind.arrays.to_host(kind.taken(array))
