@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from fastrnn. import validation
+from fastrnn import validation
 from fastrnn.validation import State
+
 from .kinds import Kind, kind_of
 from .layout import DeviceLayout
 
