@@ -1,0 +1,356 @@
+"""Run by `test_cuda_simulator.py` in a process of its own: device="cuda" in Numba's simulator, on NumPy arrays.
+
+The simulator runs every CUDA thread as a thread of Python's, so the sizes are tiny: they are odd, larger than a tile of
+the batch and than a block's share of columns, and end within a patch. It runs one block after the other; for the
+persistent kernels, whose blocks wait for each other, `blocks_at_once` runs them side by side.
+"""
+
+import functools
+import math
+import pickle
+import sys
+import threading
+import typing
+
+import numpy as np
+import pytest
+from conftest import KINDS, as_tuple, everything, make_layer, random_problem
+from fastrnn.kernels.cuda import persistent as persistent_kernels
+from fastrnn.kernels.cuda import plan
+from fastrnn.kernels.cuda.plan import DeviceLimits
+from numba.core import config
+from numba.cuda.simulator import kernel as simulator
+from numba.cuda.simulator import kernelapi
+
+import fastrnn
+from fastrnn import check_cases, check_command
+from fastrnn.__main__ import main
+from fastrnn.cuda import layer as cuda_layer
+from fastrnn.cuda import loop, persistent
+from fastrnn.cuda.arrays import TorchArrays
+
+assert config.ENABLE_CUDASIM
+# waiting threads of the simulator ask over and over: they should not keep the others from working
+sys.setswitchinterval(1e-4)
+
+# relative norm of the difference from the float64 reference
+BOUNDS = {"float64": 1e-13, "float32": 2e-6, "float16": 3e-3, "bfloat16": 2e-2}
+
+
+def judged_by_reference(layer, problem):
+    """What the reference computes in float64, from the layer's own numbers."""
+    options = {name: getattr(layer, name) for name in layer._options}
+    twin = type(layer)(
+        layer.input_size, layer.hidden_size, layer.num_layers, dtype="float64", backend="reference", seed=0, **options
+    )
+    twin.load_state_dict({name: array.astype(np.float64) for name, array in layer.state_dict().items()})
+    wide = [
+        tuple(np.asarray(a, np.float64) for a in part) if isinstance(part, tuple) else part.astype(np.float64)
+        for part in problem
+    ]
+    return everything(twin, type(problem)(*wide))
+
+
+def assert_agrees(layer, problem):
+    expected, found = judged_by_reference(layer, problem), everything(layer, problem)
+    assert found.keys() == expected.keys()
+    errors = {}
+    for name, truth in expected.items():
+        assert found[name].dtype == layer.dtype, name
+        assert found[name].shape == truth.shape, name
+        difference = np.linalg.norm(found[name].astype(np.float64) - truth)
+        errors[name] = difference / max(np.linalg.norm(truth), 1e-30)
+    # a bias's gradient that is 0 in exact arithmetic has no relative error, and a NaN is no agreement
+    assert {name: error for name, error in errors.items() if not error <= BOUNDS[layer.dtype.name]} == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_plain_path_agrees_with_the_reference(kind, dtype):
+    layer = make_layer(kind, 3, 5, dtype=dtype, device="cuda")
+    assert_agrees(layer, random_problem(layer, T=3, B=3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["plain", "persistent"])
+def test_directions_layers_and_missing_biases(kind, backend):
+    layer = make_layer(kind, 2, 4, num_layers=2, bidirectional=True, bias=False, device="cuda", backend=backend)
+    assert_agrees(layer, random_problem(layer, T=2, B=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_persistent_path_agrees_with_the_reference(kind):
+    layer = make_layer(kind, 3, 7, device="cuda", backend="persistent")
+    assert_agrees(layer, random_problem(layer, T=4, B=3))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_one_step_one_row_one_unit(kind):
+    for backend in ("plain", "persistent"):
+        layer = make_layer(kind, 1, 1, device="cuda", backend=backend)
+        assert_agrees(layer, random_problem(layer, T=1, B=1))
+
+
+@pytest.fixture
+def blocks_at_once(monkeypatch):
+    """Runs all blocks of a launch at the same time, each with shared memory of its own. Sets the number of them."""
+
+    class Together(simulator.BlockManager):
+        running: typing.ClassVar = []
+
+        def run(self, grid_point, *args):
+            def target():
+                try:
+                    run_alone(grid_point, *args)
+                except BaseException as error:
+                    self.error = error
+
+            run_alone = super().run
+            self.error = None
+            self.thread = threading.Thread(target=target)
+            self.running.append(self)
+            self.thread.start()
+            if len(self.running) == math.prod(self._grid_dim):
+                blocks = [self.running.pop() for _ in range(len(self.running))]
+                for block in blocks:
+                    block.thread.join()
+                for block in blocks:
+                    if block.error is not None:
+                        raise block.error
+
+    shared_of_one = kernelapi.FakeCUDAShared
+
+    class SharedOfEach(shared_of_one):
+        def __init__(self, size):
+            super().__init__(size)
+            self._each = {}
+
+        def array(self, shape, dtype, alignment=None):
+            block = threading.current_thread().blockIdx.x
+            return self._each.setdefault(block, shared_of_one(self._dynshared_size)).array(shape, dtype)
+
+    monkeypatch.setattr(simulator, "BlockManager", Together)
+    monkeypatch.setattr(kernelapi, "FakeCUDAShared", SharedOfEach)
+
+    def set_number(number):
+        limits = DeviceLimits(number, 1 << 20, 1 << 16)
+        monkeypatch.setattr(cuda_layer, "device_limits", lambda: limits)
+        # as many blocks as there may be, though one would be estimated to be faster
+        monkeypatch.setattr(cuda_layer, "best_plan", lambda run, H, R, *rest: most_blocks(run, H, R, *rest))
+
+    return set_number
+
+
+def most_blocks(run, hidden, output, batch, device, patches):
+    sizes = plan.stage_sizes(run, hidden, output)
+    return plan.divide(sizes, device.multiprocessors, patches[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_blocks_of_a_persistent_kernel(kind, blocks_at_once):
+    blocks_at_once(3)
+    layer = make_layer(kind, 3, 7, device="cuda", backend="persistent")
+    assert_agrees(layer, random_problem(layer, T=4, B=3))
+
+
+def test_blocks_may_be_delayed(blocks_at_once, monkeypatch):
+    blocks_at_once(3)
+    delayed = functools.partial(persistent.PersistentLoop, delay=5)
+    monkeypatch.setattr(cuda_layer, "PersistentLoop", delayed)
+    layer = make_layer("gru", 3, 6, device="cuda", backend="persistent")
+    assert_agrees(layer, random_problem(layer, T=5, B=1))
+
+
+def test_a_block_that_does_not_come_is_an_error_and_not_a_hang(blocks_at_once, monkeypatch):
+    blocks_at_once(3)
+
+    def arrive_but_for_one(counter):
+        if threading.current_thread().blockIdx.x != 1:
+            arrive(counter)
+
+    arrive = persistent_kernels.arrive
+    monkeypatch.setattr(persistent_kernels, "arrive", arrive_but_for_one)
+    monkeypatch.setattr(cuda_layer, "PersistentLoop", functools.partial(persistent.PersistentLoop, patience=20))
+    layer = make_layer("lstm", 3, 6, device="cuda", backend="persistent")
+    with pytest.raises(RuntimeError, match="the persistent kernel's 3 blocks did not meet within 20 polls"):
+        layer(np.zeros((2, 1, 3), np.float32))
+
+
+# The rest of a layer's methods
+
+
+@pytest.mark.parametrize("kind", ["lstmp", "gru"])
+def test_a_stream_gives_what_one_call_gives(kind):
+    layer = make_layer(kind, 3, 4, num_layers=2, device="cuda", dtype="float64", batch_first=True)
+    x = np.random.default_rng(0).standard_normal((2, 3, 3))
+    y, state = layer(x)
+    stream = layer.stream(batch_size=2)
+    layer.parameters["weight_ih_l0"][...] = 0  # a stream has a snapshot
+    steps = [stream.step(x[:, t]) for t in range(3)]
+    np.testing.assert_allclose(np.stack(steps, axis=1), y, rtol=1e-13)
+    for found, expected in zip(as_tuple(stream.state), as_tuple(state), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+    out = np.empty_like(steps[0])
+    stream.reset()
+    assert stream.step(x[:, 0], out=out) is out
+    np.testing.assert_array_equal(out, steps[0])
+
+
+def test_check_finds_agreement():
+    layer = make_layer("gru", 3, 4, device="cuda", num_layers=2, dropout=0.5)
+    x = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
+    fastrnn.check(layer, x).raise_if_failed()
+    for dtype in ("float16", "bfloat16"):
+        half = make_layer("lstm", 3, 4, device="cuda", dtype=dtype)
+        fastrnn.check(half, x.astype(half.dtype)).raise_if_failed()
+
+
+def test_check_finds_a_wrong_kernel(monkeypatch):
+    layer = make_layer("rnn_tanh", 3, 4, device="cuda")
+    backward = cuda_layer.CudaLayer.backward
+
+    def wrong(self, *arguments):
+        dx, dstates, gradients = backward(self, *arguments)
+        return dx * np.float32(1.01), dstates, gradients
+
+    monkeypatch.setattr(cuda_layer.CudaLayer, "backward", wrong)
+    report = fastrnn.check(layer, np.ones((3, 2, 3), np.float32))
+    assert [quantity.name for quantity in report.failed] == ["dx"]
+
+
+def test_the_command_checks_on_the_gpu(capsys, monkeypatch):
+    few = [check_cases.Case("lstm", "float32", 3, 2, 3, 4), check_cases.Case("gru", "bfloat16", 2, 1, 2, 3)]
+    monkeypatch.setattr(check_command, "cases", lambda *_: few)
+    assert main(["check", "--device", "cuda", "--plain"]) == 0
+    assert "All 2 configurations are within their bounds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_pickles_and_state_dicts(kind, tmp_path):
+    layer = make_layer(kind, 2, 3, device="cuda", dtype="bfloat16")
+    layer.save(tmp_path / "layer.npz")
+    copies = [type(layer).load(tmp_path / "layer.npz", device="cuda"), pickle.loads(pickle.dumps(layer))]
+    other = make_layer(kind, 2, 3, device="cuda", dtype="bfloat16", seed=9)
+    other.load_state_dict(layer.state_dict())
+    for each in (*copies, other):
+        assert each.dtype == layer.dtype
+        for name, array in layer.parameters.items():
+            np.testing.assert_array_equal(each.parameters[name], array)
+
+
+def test_the_same_seed_means_the_same_layer_on_every_device():
+    options = {"num_layers": 2, "dropout": 0.5, "dtype": "float64", "seed": 4}
+    gpu, cpu = make_layer("lstm", 3, 4, device="cuda", **options), make_layer("lstm", 3, 4, **options)
+    x = np.random.default_rng(0).standard_normal((3, 2, 3))
+    np.testing.assert_allclose(gpu(x)[0], cpu(x)[0], rtol=1e-12)  # the masks too
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(0, 2), (3, 0)])
+def test_no_steps_or_no_rows(steps, batch):
+    layer = make_layer("lstm", 3, 4, num_layers=2, device="cuda")
+    problem = random_problem(layer, steps, batch)
+    (y, state), backward = layer.vjp(problem.x, problem.state)
+    gradients = backward(problem.dy, (problem.dstate[0], None))
+    assert y.shape == (steps, batch, 4)
+    for found, expected in zip((*state, gradients.state[0]), (*problem.state, problem.dstate[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not any(gradient.any() for gradient in (gradients.x, gradients.state[1], *gradients.parameters.values()))
+
+
+# What is refused: before any launch, and nothing has changed
+
+
+X = np.zeros((3, 2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda layer: layer(X.astype("float64")), TypeError, "x: expected float32, got float64"),
+        (lambda layer: layer(X.tolist()), TypeError, "x: expected a NumPy array, as the CUDA simulator is on, got"),
+        (lambda layer: layer(X[0, 0]), ValueError, "x: expected 3 dimensions"),
+        (lambda layer: layer(X[..., :2]), ValueError, "x: expected the last dimension to be input_size = 3"),
+        (lambda layer: layer(X, X), ValueError, r"state: expected shape \(1, 2, 4\)|h_0: expected shape"),
+        (lambda layer: layer(X, lengths=[1, 2]), NotImplementedError, 'lengths: not built for device="cuda"'),
+        (lambda layer: layer.vjp(X[:0])[1](X), ValueError, r"dy: expected shape \(0, 2, 4\), got \(3, 2, 3\)"),
+        (lambda layer: layer.stream(2).step(X[0, 0]), ValueError, r"x: expected shape \(2, 3\), got \(3,\)"),
+    ],
+)
+def test_wrong_arguments(call, error, message, monkeypatch):
+    layer = make_layer("gru", 3, 4, device="cuda")
+    monkeypatch.setattr(loop, "launch", None)  # a launch would be an error of its own
+    with pytest.raises(error, match=message):
+        call(layer)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backend": "cpu"}, ValueError, 'backend: expected "plain" or "persistent" or "auto", got "cpu"'),
+        ({"backend": "persistent", "dtype": "float16"}, ValueError, 'backend: "persistent" is for dtype float32'),
+        ({"dtype": "int8"}, TypeError, 'dtype: expected "float32", "float64", "float16" or "bfloat16", got'),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        fastrnn.GRU(3, 4, device="cuda", **options)
+
+
+def test_what_does_not_fit_into_memory_changes_nothing(monkeypatch):
+    layer = make_layer("lstm", 3, 4, num_layers=2, dropout=0.5, device="cuda")
+    before = layer._generator.bit_generator.state
+    arrays = layer._network.arrays
+    empty = arrays.empty
+
+    def full(shape, dtype):
+        if len(shape) == 3 and shape[0] > 3:
+            raise MemoryError("out of memory")
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(arrays, "empty", full)
+    monkeypatch.setattr(loop, "launch", None)
+    with pytest.raises(MemoryError, match="x: 3 steps of 2 rows do not fit into the GPU's memory: out of memory"):
+        layer(X)
+    assert layer._generator.bit_generator.state == before
+
+
+def test_a_size_that_does_not_fit_the_persistent_path(monkeypatch):
+    layer = make_layer("lstm", 3, 4, device="cuda", backend="persistent")
+    monkeypatch.setattr(cuda_layer, "best_plan", lambda *_: None)
+    with pytest.raises(ValueError, match='backend: hidden_size = 4 does not fit on this GPU for "persistent"'):
+        layer(X)
+
+
+# PyTorch's arrays: its memory, products and types, on the CPU, where the simulator's kernels can reach them
+
+
+class TorchOnTheCpu(TorchArrays):
+    def __init__(self):
+        super().__init__("cpu")
+
+    def stream(self):
+        return 0
+
+
+@pytest.mark.parametrize("kind", ["lstmp", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_give_what_numpy_arrays_give(kind, dtype):
+    torch = pytest.importorskip("torch")
+    tensors = TorchOnTheCpu()
+    layer = make_layer(kind, 3, 4, num_layers=1, bidirectional=True, device="cuda", dtype=dtype)
+    problem = random_problem(layer, 3, 2)
+    expected = everything(layer, problem)
+    cuda = layer._network.layers[0]
+    cuda.parameters._seen["torch"] = cuda.parameters.views(
+        tensors.from_host_as(np.float32(cuda.parameters.flat), dtype)
+    )
+    up = functools.partial(map, lambda array: tensors.from_host_as(np.float32(array), dtype))
+    x, dy = up((problem.x, problem.dy))
+    y, states, saved = cuda.forward(tensors, x, tuple(up(problem.state)), True)
+    dx, dstates, gradients = cuda.backward(saved, dy, tuple(up(problem.dstate)))
+    found = {"vjp y": y, "dx": dx, "vjp h_n": states[0], "dh_0": dstates[0]}
+    found |= {f"d{name}": array for name, array in cuda.parameters.named(0, gradients).items()}
+    bound = 1e-6 if dtype == "float32" else 2e-2
+    for name, array in found.items():
+        assert array.dtype == getattr(torch, dtype)
+        np.testing.assert_allclose(tensors.to_host(array), np.float32(expected[name]), rtol=bound, atol=bound)
