@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     wrong = [f"{test['name']}: {test['failure']}" for test in results["tests"] if test["failure"]]
     wrong += [f"{who}: {why}" for point in results["points"] for who, why in point["refused"].items()]
     for line in wrong:
-        print("wrong results:", line, file=sys.stderr)
+        print("failed:", line, file=sys.stderr)
     if results["skipped"]:
         print(f"no time for {len(results['skipped'])} of them; --seconds gives more", file=sys.stderr)
     return EXIT_WRONG_RESULTS if wrong else 0

@@ -90,7 +90,7 @@ def points_table(points: list[dict], floors: dict | None) -> str:
         cells = []
         for name in NAMES:
             timing = p["timings"].get(name)
-            cells.append(milliseconds(timing["median"]) if timing else "wrong" if name in p["refused"] else MISSING)
+            cells.append(milliseconds(timing["median"]) if timing else "failed" if name in p["refused"] else MISSING)
         ours = [n for n in ("plain float32", "persistent float32") if n in p["timings"]]
         best = min(ours, key=lambda n: p["timings"][n]["median"]) if ours else None
         share = (

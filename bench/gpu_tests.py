@@ -31,7 +31,7 @@ def run(name: str) -> dict:
             failure = None if error <= BOUNDS[dtype[0]] else f"error {error:.1e}, allowed {BOUNDS[dtype[0]]:.0e}"
         else:
             failure = {"streams": streams, "memory": memory, "stress": stress}[kind](cell, path)
-    except (RuntimeError, ValueError, MemoryError) as raised:
+    except Exception as raised:  # whatever it is, it is what this test found, and the others still run
         failure = f"{type(raised).__name__}: {raised}"
     return {"name": name, "error": error, "failure": failure}
 

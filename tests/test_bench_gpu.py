@@ -2,15 +2,19 @@
 
 import ctypes
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ptx import compiled
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
 from bench import gpu, gpu_cases, gpu_report
-from bench.cases import CELLS
+from bench.cases import CELLS, MODES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,7 +139,7 @@ def test_the_tables_say_what_was_measured():
     assert "| forward | float32 | 1 | 1.50x | 1.50x |" in text
     assert "| forward | float16 | 1 | 2.00x | 2.00x |" in text
     # 512 barriers of 1 µs are a quarter of 2 ms
-    assert "| LSTM | forward | 64 | 1 | 6.00 | 2.00 | 1.00 | - | 3.00 | - | 2.00 | wrong | 1.50x | 26% |" in text
+    assert "| LSTM | forward | 64 | 1 | 6.00 | 2.00 | 1.00 | - | 3.00 | - | 2.00 | failed | 1.50x | 26% |" in text
     assert "No time was left for 1: gru-forward-T512-B1-H64." in text
     assert "`0123456789ab`, with local changes" in text
 
@@ -146,3 +150,57 @@ def test_the_page_is_that_of_the_results_beside_it():
     files = sorted((ROOT / "bench" / "results").glob("*-gpu.json"))
     assert len(files) <= 1
     assert block == gpu_report.block(json.loads(files[0].read_text(encoding="utf-8")) if files else None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_disagrees_is_found(cell, mode):
+    torch = pytest.importorskip("torch")
+    from bench import gpu_speed
+
+    point = gpu_cases.Point(cell, mode, 2, 5, 3)
+    module = getattr(torch.nn, cell.upper())(5, 5)
+    x, dy = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
+    expected, same = (gpu_speed.of_module(point, module, x, dy)() for _ in range(2))
+    assert len(expected) == (1 if mode == "forward" else 6)
+    assert gpu_speed.disagreement("plain float32", same, expected) is None
+    same[-1] = same[-1] * 1.001
+    assert "differs from cuDNN float32 by 1.0e-03" in gpu_speed.disagreement("plain float32", same, expected)
+    assert gpu_speed.disagreement("plain bfloat16", same, expected) is None
+    same[-1] = same[-1] * float("nan")
+    assert gpu_speed.disagreement("plain bfloat16", same, expected) is not None
+
+
+def test_the_kernel_that_only_meets_waits_for_all_blocks():
+    pytest.importorskip("torch")
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    from bench import gpu_floors
+
+    texts, cooperative = compiled(gpu_floors.meet, 1)
+    assert cooperative
+    for text in texts.values():
+        assert len(re.findall(r"red\.release\.gpu", text)) == 1
+        assert re.search(r"ld\.acquire\.gpu", text)
+
+
+SIMULATED = """
+import sys
+sys.path.insert(0, {root!r})
+from bench import gpu_tests
+gpu_tests.PARITY_SIZES = ((3, 2, 3, 5),)
+names = "parity lstm plain float32", "parity gru persistent float32", "parity rnn plain bfloat16"
+found = [gpu_tests.run(name) for name in names]
+assert all(test["failure"] is None and 0 < test["error"] < 2e-2 for test in found), found
+assert gpu_tests.stress("gru", "persistent", (3, 1, 2, 3)) is None
+gpu_tests.BOUNDS["float32"] = 1e-12
+assert "allowed 1e-12" in gpu_tests.run("parity lstm plain float32")["failure"]
+assert gpu_tests.run("streams lstm plain")["failure"]  # there is no stream here: an error is a failure of its test
+"""
+
+
+def test_the_device_tests_in_the_simulator(tmp_path):
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    command = [sys.executable, "-c", SIMULATED.format(root=str(ROOT))]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
