@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     device = device_description()
     name = options.name or machine.words(device.partition(",")[0]) + "-gpu"
     results = {"schema": SCHEMA, "name": name, "device": device, **description}
+    results["software"] |= gpu_speed.versions()
     results |= {"tests": [], "floors": None, "points": [], "skipped": []}
     if "tests" in options.only:
         tests = {each: lambda each=each: gpu_tests.run(each) for each in gpu_cases.device_tests(options.cells)}

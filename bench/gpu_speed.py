@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -25,6 +26,15 @@ def precision(tf32: bool) -> None:
     """Whether float32 products may use TF32, in cuDNN and in cuBLAS."""
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def versions() -> dict[str, str]:
+    """Of what the times depend on beside `bench.machine.PACKAGES`."""
+    return {
+        "CUDA": torch.version.cuda,
+        "cuDNN": str(torch.backends.cudnn.version()),
+        "numba-cuda": version("numba-cuda"),
+    }
 
 
 def elapsed(call: Callable[[], object]) -> float:

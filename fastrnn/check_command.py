@@ -97,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.refuse(f"argument --dtype: expected {' or '.join(known)} on the CPU, got {arguments.dtype!r}")
     on_gpu = arguments.device == "cuda"
     if on_gpu:
+        if arguments.threads:
+            arguments.refuse("argument --threads: is for --device cpu")
         from .cuda import requirements
 
         try:

@@ -80,10 +80,14 @@ def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Len
 
 
 def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
+    from .cuda.kinds import kind_of
+    from .cuda.layout import DeviceLayout
     from .cuda.network import refuse
     from .cuda.on_host import on_host
 
     refuse(lengths)
+    assert layer._network is not None
+    DeviceLayout(layer._network, kind_of("x", x)).inputs(x, state)  # refuses what calling the layer would
     if state is not None:
         state = tuple(map(on_host, state)) if isinstance(state, tuple | list) else on_host(state)
     return check_on_device(layer, on_host(x), state, seed)

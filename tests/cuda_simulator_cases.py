@@ -23,7 +23,7 @@ from numba.cuda.simulator import kernel as simulator
 from numba.cuda.simulator import kernelapi
 
 import fastrnn
-from fastrnn import check_cases, check_command
+from fastrnn import check_cases, check_command, diagnostics
 from fastrnn.__main__ import main
 from fastrnn.cuda import layer as cuda_layer
 from fastrnn.cuda import loop, persistent
@@ -272,6 +272,8 @@ X = np.zeros((3, 2, 3), np.float32)
         (lambda layer: layer(X[..., :2]), ValueError, "x: expected the last dimension to be input_size = 3"),
         (lambda layer: layer(X, X), ValueError, r"state: expected shape \(1, 2, 4\)|h_0: expected shape"),
         (lambda layer: layer(X, lengths=[1, 2]), NotImplementedError, 'lengths: not built for device="cuda"'),
+        (lambda layer: fastrnn.check(layer, X.astype("float64")), TypeError, "x: expected float32, got float64"),
+        (lambda layer: diagnostics.gate_statistics(layer, X), ValueError, 'layer: expected device="cpu", got device='),
         (lambda layer: layer.vjp(X[:0])[1](X), ValueError, r"dy: expected shape \(0, 2, 4\), got \(3, 2, 3\)"),
         (lambda layer: layer.stream(2).step(X[0, 0]), ValueError, r"x: expected shape \(2, 3\), got \(3,\)"),
     ],
@@ -312,6 +314,21 @@ def test_what_does_not_fit_into_memory_changes_nothing(monkeypatch):
     with pytest.raises(MemoryError, match="x: 3 steps of 2 rows do not fit into the GPU's memory: out of memory"):
         layer(X)
     assert layer._generator.bit_generator.state == before
+
+
+def test_gradients_that_do_not_fit_into_memory_are_an_error(monkeypatch):
+    layer = make_layer("lstm", 3, 4, device="cuda")
+    (y, _), backward = layer.vjp(X)
+    expected = layer.vjp(X)[1](y)
+
+    def full(shape, dtype):
+        raise MemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer._network.arrays, "empty", full)
+        with pytest.raises(MemoryError, match=r"backward: the gradients of 3 steps of 2 rows do not fit .* call vjp"):
+            backward(y)
+    np.testing.assert_array_equal(layer.vjp(X)[1](y).x, expected.x)
 
 
 def test_a_size_that_does_not_fit_the_persistent_path(monkeypatch):

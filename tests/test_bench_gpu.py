@@ -54,6 +54,32 @@ def test_wrong_arguments(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_run_writes_what_it_found(tmp_path, monkeypatch, capsys):
+    """All but the GPU: what is run there is put in its place."""
+    pytest.importorskip("torch")
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    from bench import gpu_floors, gpu_speed, gpu_tests
+
+    (point,) = made_up()["points"]
+    failed = {"name": "made up", "error": None, "failure": "RuntimeError: no"}
+    monkeypatch.setattr(gpu, "what_is_missing", lambda: None)
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
+    monkeypatch.setattr("fastrnn.kernels.cuda.launch.device_description", lambda: "Imaginary X1, 10 multiprocessors")
+    monkeypatch.setattr(gpu_tests, "run", lambda name: failed)
+    monkeypatch.setattr(gpu_floors, "measure", lambda: made_up()["floors"])
+    monkeypatch.setattr(gpu_speed, "measure", lambda each: point)
+    assert gpu.main(["--cells", "lstm"]) == gpu.EXIT_WRONG_RESULTS
+    results = gpu_report.load(tmp_path / "imaginary-x1-gpu.json")
+    assert len(results["tests"]) == len(gpu_cases.device_tests(["lstm"]))
+    assert len(results["points"]) == 80
+    assert results["skipped"] == []
+    assert results["software"].keys() >= {"cuDNN", "numba-cuda"}
+    told = capsys.readouterr().err
+    assert "failed: made up: RuntimeError: no" in told
+    assert "failed: cuDNN bfloat16: result 0 differs" in told
+    assert "Imaginary X1" in gpu_report.block(results)
+
+
 def test_results_that_are_not_there(capsys):
     assert gpu.main(["--report-only", "--name", "nowhere"]) == 2
     assert "--name: no results 'nowhere' in results/" in capsys.readouterr().err
@@ -104,7 +130,7 @@ def made_up():
     return {
         "name": "made-up-gpu",
         "device": "Imaginary, 10 multiprocessors, compute capability 9.0",
-        "software": {"torch": "1", "numba": "2"},
+        "software": {"torch": "1", "numba": "2", "CUDA": "3", "cuDNN": "4", "numba-cuda": "5"},
         "source": {"commit": "0123456789abcdef", "modified": True},
         "date": "2000-01-01 00:00 UTC",
         "tests": [

@@ -80,6 +80,12 @@ def test_wrong_arguments_are_told_first(machine):
         fastrnn.GRU(2, 3, dtype="float16")
 
 
+def test_the_command_takes_no_threads_for_a_gpu(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["check", "--device", "cuda", "--threads", "2"])
+    assert "error: argument --threads: is for --device cpu" in capsys.readouterr().err
+
+
 def test_the_command_says_so_too(machine, capsys):
     machine(None)
     with pytest.raises(SystemExit, match=r"^2$"):

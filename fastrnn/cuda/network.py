@@ -163,12 +163,19 @@ class DeviceBackward:
         self._batched = batched
 
     def __call__(self, dy: Any, dstate: State = None) -> Gradients:
-        """As `layers.Backward`."""
+        """As `layers.Backward`; MemoryError if the gradients do not fit, which leaves the layer as it was."""
         if self._saved is None:
             raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
         dy, dstates = self._layout.gradients(dy, dstate, *self._shape, self._batched)
         saved, self._saved = self._saved, None
-        dx, dstates_0, named = self._network._backward(saved, dy, dstates)
+        try:
+            dx, dstates_0, named = self._network._backward(saved, dy, dstates)
+        except self._kind.arrays.out_of_memory() as error:
+            T, B = self._shape
+            raise MemoryError(
+                f"backward: the gradients of {T} steps of {B} rows do not fit into the GPU's memory, and what was "
+                f"saved is used up; call vjp again: {error}"
+            ) from error
         dx, dstate_0 = _given(self._kind, self._layout, dx, dstates_0, self._batched)
         return Gradients(dx, dstate_0, {name: self._kind.given(array) for name, array in named.items()})
 
