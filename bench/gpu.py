@@ -110,15 +110,16 @@ def run(options: argparse.Namespace) -> int:
     results = {"schema": SCHEMA, "name": name, "device": device, **description}
     results["software"] |= gpu_speed.versions()
     results |= {"tests": [], "floors": None, "points": [], "skipped": []}
+    path = FOLDER / f"{name}.json"
     if "tests" in options.only:
         tests = {each: lambda each=each: gpu_tests.run(each) for each in gpu_cases.device_tests(options.cells)}
         results["tests"] = in_time(tests, deadline, results["skipped"])
     if "floors" in options.only:
         results["floors"] = gpu_floors.measure()
+    save(results, path)  # it outlives whatever the rest may meet
     if "speed" in options.only:
         points = {each.id: lambda each=each: gpu_speed.measure(each) for each in gpu_cases.grid(options.cells)}
         results["points"] = in_time(points, deadline, results["skipped"])
-    path = FOLDER / f"{name}.json"
     save(results, path)
     print("wrote", path)
     if set(options.only) == set(PARTS) and set(options.cells) == set(gpu_cases.CELLS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -55,6 +56,7 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
 
 def measure(point: Point) -> dict:
     """Timings of all that agree with cuDNN's float32, and why others were refused."""
+    gc.collect()  # a layer is part of a circle, and the memory of the last point's layers is needed now
     calls, refused = make_calls(point)
     if WITNESS not in calls:
         calls.clear()
