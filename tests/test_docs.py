@@ -114,6 +114,18 @@ def test_the_examples_of_interchange_do_what_they_say(keras, tmp_path, monkeypat
     np.testing.assert_allclose(example["gru"](x)[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "pytorch.md"], ids=lambda page: page.name)
+def test_the_examples_of_pytorch_print_what_their_comments_say(page, capsys):
+    pytest.importorskip("torch")
+    examples = [block for block in blocks(page, "python") if "fastrnn.torch" in block]
+    expected = re.findall(r"^print\(.+\)  # (swapped .+)$", "".join(examples), re.M)
+    namespace = {}
+    for block in examples:
+        exec(block, namespace)
+    assert len(expected) == 1
+    assert capsys.readouterr().out.splitlines() == expected
+
+
 # The commands
 
 

@@ -29,7 +29,7 @@ def fit(
     shapes: Tensors[tuple[int, ...]],  # of the states
     dtype: torch.dtype | None,  # of all; None: any
 ) -> bool:
-    """Whether x and states are numbers on the CPU of that dtype, and the states of those shapes."""
+    """Whether x and states are dense numbers on the CPU of that dtype, and the states of those shapes."""
     if type(states) not in (tuple, list) or len(states) not in (0, len(shapes)):
         return False
     if not _plain(x, dtype) or x.numel() == 0:  # torch.nn has its rules for what is empty
@@ -41,4 +41,9 @@ def fit(
 
 
 def _plain(tensor: Any, dtype: torch.dtype | None) -> bool:
-    return type(tensor) in PLAIN and tensor.is_cpu and (dtype is None or tensor.dtype == dtype)
+    return (
+        type(tensor) in PLAIN
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and (dtype is None or tensor.dtype == dtype)
+    )

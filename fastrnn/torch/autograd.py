@@ -16,6 +16,7 @@ from fastrnn.parameters import Directions
 from fastrnn.validation import contiguous
 
 from .layer import Layer
+from .modes import is_mapped
 from .original import differentiable_gradients
 
 OptionalTensors = tuple[Tensor | None, ...]
@@ -68,7 +69,7 @@ class _LayerFunction(torch.autograd.Function):
         states, weights = tuple(tensors[:number]), tensors[number:]
         dy, dstates = (None, doutputs) if _is_step(x, rows) else (doutputs[0], doutputs[1:])
         wanted = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled():  # for second derivatives
+        if torch.is_grad_enabled() or is_mapped():  # for second derivatives, or of many gradients at once
             gradients = differentiable_gradients(ctx.layer, rows, x, states, weights, (dy, *dstates), wanted)
         else:
             gradients = _gradients(ctx, x, states, dy, dstates)
@@ -124,4 +125,6 @@ def _outputs(x: Tensor, rows: Packed | None, y: np.ndarray, states_n: tuple[np.n
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, or a copy if that is not contiguous."""
+    if tensor.is_neg():  # a view that changes the sign, such as the imaginary part of a conjugate
+        tensor = tensor.resolve_neg()
     return contiguous((tensor.detach() if tensor.requires_grad else tensor).numpy())

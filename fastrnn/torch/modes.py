@@ -19,6 +19,11 @@ def kernels_may_run() -> bool:
     )
 
 
+def is_mapped() -> bool:
+    """Whether PyTorch maps the operators of a backward pass over a batch of gradients (vmap, is_grads_batched)."""
+    return torch._C._are_functorch_transforms_active() or torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")
+
+
 def autocast_applies(weight: Tensor) -> bool:
     """It leaves float64 alone."""
     return weight.dtype == torch.float32 and torch.is_autocast_enabled("cpu")

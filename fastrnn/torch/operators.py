@@ -6,6 +6,7 @@ pass are tensors too, and the backward pass copies what it overwrites or keeps.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -47,7 +48,7 @@ def _forward(
     """y and the final states, and with `save` what `fastrnn::backward` needs beside them."""
     layer, arrays = _bound(cell, directions, weights)
     y, states_n, saved = layer.forward(arrays, as_array(x), tuple([as_array(s) for s in states]), None, save)
-    kept = (saved.gates, saved.cells) if save else ()
+    kept = (saved.gates if _keeps_gates(cell) else np.empty(0, layer.dtype), saved.cells) if save else ()
     return [torch.from_numpy(array) for array in (y, *states_n, *kept)]
 
 
@@ -58,9 +59,10 @@ def _(cell: str, directions: int, x: Tensor, states: list[Tensor], weights: list
     H, R = weights[0].shape[0] // GATES[cell], h.shape[-1]
     outputs = [x.new_empty((T, B, directions * R)), *[s.new_empty(s.shape) for s in states]]
     if save:
-        numbers = CELLS["lstm_projected" if R != H else cell].saved
+        planes = len(CELLS["lstm_projected" if R != H else cell].saved)
+        gates = (directions, T, B, planes * H) if _keeps_gates(cell) else (0,)
         cells = (directions, T, B, H) if len(states) == 2 else (0,)
-        outputs += [x.new_empty((directions, T, B, len(numbers) * H)), x.new_empty(cells)]
+        outputs += [x.new_empty(gates), x.new_empty(cells)]
     return outputs
 
 
@@ -82,6 +84,8 @@ def _backward(
 
     layer, arrays = _bound(cell, directions, weights)
     gates, cells = [as_array(k).copy() for k in kept]  # they are overwritten
+    if not _keeps_gates(cell):
+        gates = np.empty((directions, *x.shape[:2], weights[0].shape[0]), layer.dtype)
     saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells, None)
     dstates = tuple([None if d is None else as_array(d) for d in (dh_n, dc_n)[: len(states)]])
     dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), dstates)
@@ -123,6 +127,11 @@ def _differentiate(ctx: Any, doutputs: list[Tensor | None]) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("fastrnn::forward", _differentiate, setup_context=_keep)
+
+
+def _keeps_gates(cell: str) -> bool:
+    """The forward pass of a plain RNN has nothing to keep but h: what is called gates is memory for gradients."""
+    return GATES[cell] > 1
 
 
 _of_parameters: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

@@ -1,4 +1,4 @@
-"""PyTorch's own implementation of one layer: it can be differentiated twice, and the kernels cannot."""
+"""PyTorch's own implementation of one layer: it can be differentiated twice, or mapped, and the kernels cannot."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tensors
@@ -22,7 +22,7 @@ def differentiable_gradients(
     doutputs: tuple[Tensor | None, ...],  # of y and the final states
     wanted: tuple[bool, ...],  # of x, the states and the weights
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of x, the states and the weights as parts of a graph, so that they have gradients themselves.
+    """The gradients of x, the states and the weights, by PyTorch's operators; if it records them, parts of a graph.
 
     The layer is run again by PyTorch's operators, step by step. Shapes as in `fastrnn.torch.autograd`.
     """
@@ -38,7 +38,7 @@ def differentiable_gradients(
             [output for output, _ in reached],
             [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed],
             [d for _, d in reached],
-            create_graph=True,
+            create_graph=torch.is_grad_enabled(),
             allow_unused=True,
         )
     )
