@@ -72,11 +72,19 @@ def probability(name: str, value: Any) -> float:
     return number
 
 
+def _largest(dtype: np.dtype) -> float:
+    if dtype.name == "bfloat16":  # whose limits NumPy does not know
+        from ml_dtypes import finfo
+
+        return float(finfo(dtype).max)
+    return float(np.finfo(dtype).max)
+
+
 def finite(name: str, value: Any, dtype: np.dtype) -> float:
     """A number that is finite in `dtype` too."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a finite number, got {value!r} ({type(value).__name__})")
-    if not abs(value) <= float(np.finfo(dtype).max):  # type: ignore[operator]  # integers may be too large for float
+    if not abs(value) <= _largest(dtype):  # type: ignore[operator]  # integers may be too large for float
         raise ValueError(f"{name}: expected a number that is finite in {dtype}, got {value}")
     return float(value)
 

@@ -6,17 +6,29 @@ persistent kernels, whose blocks wait for each other, `blocks_at_once` runs them
 """
 
 import functools
+import gc
 import math
 import pickle
 import sys
 import threading
+import types
 import typing
+import weakref
 
+import cuda_device_cases as device_cases
 import numpy as np
 import pytest
-from conftest import KINDS, as_tuple, everything, make_layer, random_problem
+from conftest import (
+    KINDS,
+    as_tuple,
+    everything,
+    judged_by_reference,
+    make_layer,
+    most_blocks,
+    random_problem,
+    too_far,
+)
 from fastrnn.kernels.cuda import persistent as persistent_kernels
-from fastrnn.kernels.cuda import plan
 from fastrnn.kernels.cuda.plan import DeviceLimits
 from numba.core import config
 from numba.cuda.simulator import kernel as simulator
@@ -26,8 +38,9 @@ import fastrnn
 from fastrnn import check_cases, check_command, diagnostics
 from fastrnn.__main__ import main
 from fastrnn.cuda import layer as cuda_layer
-from fastrnn.cuda import loop, persistent
+from fastrnn.cuda import loop, network, persistent
 from fastrnn.cuda.arrays import TorchArrays
+from fastrnn.cuda.kinds import library
 
 assert config.ENABLE_CUDASIM
 # waiting threads of the simulator ask over and over: they should not keep the others from working
@@ -37,31 +50,12 @@ sys.setswitchinterval(1e-4)
 BOUNDS = {"float64": 1e-13, "float32": 2e-6, "float16": 3e-3, "bfloat16": 2e-2}
 
 
-def judged_by_reference(layer, problem):
-    """What the reference computes in float64, from the layer's own numbers."""
-    options = {name: getattr(layer, name) for name in layer._options}
-    twin = type(layer)(
-        layer.input_size, layer.hidden_size, layer.num_layers, dtype="float64", backend="reference", seed=0, **options
-    )
-    twin.load_state_dict({name: array.astype(np.float64) for name, array in layer.state_dict().items()})
-    wide = [
-        tuple(np.asarray(a, np.float64) for a in part) if isinstance(part, tuple) else part.astype(np.float64)
-        for part in problem
-    ]
-    return everything(twin, type(problem)(*wide))
-
-
 def assert_agrees(layer, problem):
     expected, found = judged_by_reference(layer, problem), everything(layer, problem)
-    assert found.keys() == expected.keys()
-    errors = {}
     for name, truth in expected.items():
         assert found[name].dtype == layer.dtype, name
         assert found[name].shape == truth.shape, name
-        difference = np.linalg.norm(found[name].astype(np.float64) - truth)
-        errors[name] = difference / max(np.linalg.norm(truth), 1e-30)
-    # a bias's gradient that is 0 in exact arithmetic has no relative error, and a NaN is no agreement
-    assert {name: error for name, error in errors.items() if not error <= BOUNDS[layer.dtype.name]} == {}
+    assert too_far(found, expected, BOUNDS[layer.dtype.name]) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,15 +129,9 @@ def blocks_at_once(monkeypatch):
     def set_number(number):
         limits = DeviceLimits(number, 1 << 20, 1 << 16)
         monkeypatch.setattr(cuda_layer, "device_limits", lambda: limits)
-        # as many blocks as there may be, though one would be estimated to be faster
-        monkeypatch.setattr(cuda_layer, "best_plan", lambda run, H, R, *rest: most_blocks(run, H, R, *rest))
+        monkeypatch.setattr(cuda_layer, "best_plan", most_blocks)
 
     return set_number
-
-
-def most_blocks(run, hidden, output, batch, device, patches):
-    sizes = plan.stage_sizes(run, hidden, output)
-    return plan.divide(sizes, device.multiprocessors, patches[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,7 +164,103 @@ def test_a_block_that_does_not_come_is_an_error_and_not_a_hang(blocks_at_once, m
         layer(np.zeros((2, 1, 3), np.float32))
 
 
+# Graphs
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """In the place of CUDA graphs: launches are recorded, and replayed as they were. How many, for each replay."""
+    arrays = library("numpy")
+    replays = []
+
+    def capture(run):
+        recorded = []
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "launch", lambda *given: recorded.append((launch, given)))
+            patch.setattr(arrays, "product", lambda *given: recorded.append((product, given)), raising=False)
+            run()
+
+        def replay():
+            replays.append(len(recorded))
+            for function, given in recorded:
+                function(*given)
+
+        return types.SimpleNamespace(replay=replay)
+
+    launch, product = loop.launch, arrays.product
+    monkeypatch.setattr(arrays, "can_capture", True, raising=False)
+    monkeypatch.setattr(arrays, "capture", capture, raising=False)
+    monkeypatch.setattr(loop, "_LAUNCHES_WORTH_CAPTURE", 1)
+    return replays
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_graph_serves_later_calls_wherever_their_arrays_lie(kind, capturing):
+    layer = make_layer(kind, 3, 5, device="cuda")
+    kept = []  # so that no memory is used again
+    for seed in range(4):
+        problem = random_problem(layer, T=3, B=2, seed=seed)
+        kept.append((problem, layer.vjp(problem.x)))
+        assert_agrees(layer, problem)
+    assert len(capturing) >= 4
+
+
+def test_graphs_are_for_lengths_that_come_again(capturing):
+    layer = make_layer("gru", 3, 4, device="cuda")
+    for steps in (2, 3, 2, 3, 2, 3):
+        layer(np.zeros((steps, 1, 3), np.float32))
+    assert capturing == []
+    for _ in range(4):
+        layer(np.zeros((4, 1, 3), np.float32))
+    assert capturing == [2 * 4] * 2  # a product and a gate kernel for each step
+
+
+# The tests for a GPU, as far as they go here
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_device_tests(kind, blocks_at_once, monkeypatch):
+    device_cases.assert_agrees(make_layer(kind, 3, 5, dtype="bfloat16", device="cuda"), 3, 2, runs=2)
+    device_cases.assert_training_goes_where_it_goes_on_the_cpu(kind, 3, 2, 3, 4, updates=4)
+    blocks_at_once(3)
+    device_cases.assert_delays_change_nothing(kind, 4, 6, (5,), monkeypatch)
+
+
+def test_the_device_tests_can_fail(monkeypatch):
+    layer = make_layer("lstm", 3, 4, device="cuda")
+    monkeypatch.setitem(device_cases.BOUNDS, "float32", 1e-12)
+    with pytest.raises(AssertionError, match="numpy"):
+        device_cases.assert_agrees(layer, 3, 2, runs=1)
+
+
 # The rest of a layer's methods
+
+
+def test_a_layer_that_is_gone_keeps_no_memory():
+    gc.collect()
+    gc.disable()
+    try:
+        layer = make_layer("gru", 3, 4, device="cuda")
+        (y, _), backward = layer.vjp(X)
+        network = weakref.ref(layer._network)
+        del layer
+        assert backward(y).x.shape == X.shape
+        del backward
+        assert network() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("who", ["numpy", "numba"])
+def test_another_gpu_is_refused(who, monkeypatch):
+    layer = make_layer("gru", 3, 4, device="cuda")
+    backward = layer.vjp(X)[1]
+    where = (layer._network.arrays, "current_device") if who == "numpy" else (network, "current_device")
+    monkeypatch.setattr(*where, lambda: 1, raising=False)
+    monkeypatch.setattr(loop, "launch", None)
+    for call in (layer, layer.vjp, backward, layer.stream(2).step):
+        with pytest.raises(RuntimeError, match=f"the layer is on cuda:0, and the current GPU of {who} is cuda:1"):
+            call(X)
 
 
 @pytest.mark.parametrize("kind", ["lstmp", "gru"])
@@ -243,6 +327,18 @@ def test_the_same_seed_means_the_same_layer_on_every_device():
     gpu, cpu = make_layer("lstm", 3, 4, device="cuda", **options), make_layer("lstm", 3, 4, **options)
     x = np.random.default_rng(0).standard_normal((3, 2, 3))
     np.testing.assert_allclose(gpu(x)[0], cpu(x)[0], rtol=1e-12)  # the masks too
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_forget_gates_start_where_they_are_told_to(dtype):
+    options = {"num_layers": 2, "bidirectional": True, "dtype": dtype, "device": "cuda", "seed": 0}
+    expected = fastrnn.LSTM(3, 4, **options).state_dict()
+    for name, array in fastrnn.LSTM(3, 4, forget_bias=1.5, **options).state_dict().items():
+        if name.startswith("bias"):
+            expected[name][4:8] = 1.5 if "_ih_" in name else 0
+        np.testing.assert_array_equal(array, expected[name])
+    with pytest.raises(ValueError, match="forget_bias: expected a number that is finite in"):
+        fastrnn.LSTM(3, 4, forget_bias=10**400, **options)
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(0, 2), (3, 0)])
@@ -362,6 +458,8 @@ def test_tensors_give_what_numpy_arrays_give(kind, dtype):
         tensors.from_host_as(np.float32(cuda.parameters.flat), dtype)
     )
     up = functools.partial(map, lambda array: tensors.from_host_as(np.float32(array), dtype))
+    with torch.inference_mode():  # what stays of this call can be written to by the next one
+        cuda.forward(tensors, *up([problem.x]), tuple(up(problem.state)), True)
     x, dy = up((problem.x, problem.dy))
     y, states, saved = cuda.forward(tensors, x, tuple(up(problem.state)), True)
     dx, dstates, gradients = cuda.backward(saved, dy, tuple(up(problem.dstate)))

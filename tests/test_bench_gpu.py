@@ -1,232 +1,237 @@
-"""The bench of the GPU layers where there is no GPU: its plan, its refusals, its time, its tables, its own kernel."""
+"""`python -m bench.gpu` where there is no GPU: its plan, its arguments, its refusal, its page, its gate in front of the
+clock, and the machine code of what it adds. What it finds on a GPU is for a GPU to show."""
 
-import ctypes
 import json
-import os
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from ptx import compiled
+from ptx import assembled, compiled, ptxas
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
-from bench import gpu, gpu_cases, gpu_report
-from bench.cases import CELLS, MODES
+from bench.cases import Case, problem
+from bench.gpu import __main__ as command
+from bench.gpu import contenders, floors, grid, report
+from bench.gpu.grid import CONTENDERS
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL = Case("lstm", "training", 1, 4, 3, 5, 6)
+LIMITS = {
+    "multiply_add": {"float32": 50e12, "tf32": 400e12, "float16": 800e12, "bfloat16": 800e12},
+    "bandwidth": 3e12,
+    "launch": 2e-6,
+    "barrier": {2: 1e-6, 132: 2e-6},
+}
 
 
-def no_driver(name):
-    raise OSError(f"{name}: cannot open shared object file")
+def timed(milliseconds):
+    return {"median": 1e-3 * milliseconds, "p10": 0, "p90": 0, "rounds": 5, "repetitions": 1}
 
 
-def test_without_a_gpu_it_refuses_in_one_line(monkeypatch, capsys):
-    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
-    monkeypatch.setattr(ctypes, "CDLL", no_driver)
-    assert gpu.main([]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith('python -m bench.gpu: error: device: "cuda" needs an NVIDIA GPU and its driver')
-    assert told.count("\n") == 1
+def synthetic(points, **changed):
+    return {
+        "schema": command.SCHEMA,
+        "name": "made-up",
+        "machine": {},
+        "software": {"python": "3.10.0", "torch": None},
+        "source": {"commit": "0123456789abcdef", "modified": False},
+        "date": "2000-01-01 00:00 UTC",
+        "gpu": "Imaginary 9000",
+        "tests": {"tests": 9, "failures": 0, "errors": 0, "skipped": 0, "failed": []},
+        "limits": LIMITS,
+        "points": points,
+        "left": [],
+    } | changed
 
 
-def test_a_simulator_is_no_gpu(monkeypatch, capsys):
-    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
-    assert gpu.main([]) == 2
-    assert "a simulator is not a GPU" in capsys.readouterr().err
+# What would be done
+
+
+def test_the_grid_is_whole_and_has_the_largest_sizes_last():
+    cases = grid.grid()
+    assert len({grid.name(case) for case in cases}) == len(cases) == 3 * 2 * 8 * 5
+    assert {case.T for case in cases} == {512}
+    assert (cases[0].H, cases[0].B, cases[-1].H, cases[-1].B) == (64, 1, 2048, 256)
+
+
+def test_the_plan_needs_no_gpu(capsys):
+    assert command.main(["--plan", "--cells", "gru", "--hidden", "64", "168", "--batches", "8", "--steps", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "the device tests of tests/cuda_device_cases.py, in at most 3.75 minutes"
+    assert [line.strip() for line in lines[3:]] == [
+        f"gru-{mode}-T10-B8-I{H}-H{H}" for H in (64, 168) for mode in ("forward", "training")
+    ]
+    assert command.main(["--plan", "--tests-only"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "reason"),
     [
-        (["--seconds", "0"], "--seconds: expected more than 0, got 0"),
-        (["--seconds", "nan"], "--seconds: expected more than 0, got nan"),
-        (["--only", "all"], "argument --only: invalid choice: 'all'"),
-        (["--cells", "transformer"], "argument --cells: invalid choice: 'transformer'"),
-        (["--report-only"], "--report-only: expected --name too"),
+        (["--cells", "qrnn"], "argument --cells: invalid choice: 'qrnn'"),
+        (["--hidden", "0"], "argument --hidden: expected an integer of at least 1, got '0'"),
+        (["--batches", "few"], "argument --batches: expected an integer of at least 1, got 'few'"),
+        (["--contenders", "cudnn-float64"], "argument --contenders: invalid choice: 'cudnn-float64'"),
+        (["--minutes", "0"], "argument --minutes: expected a number above 0, got 0.0"),
+        (["--minutes", "nan"], "argument --minutes: expected a number above 0, got nan"),
+        (["--no-tests", "--tests-only"], "--no-tests and --tests-only leave nothing to do"),
+        (["--report-only"], "--report-only: which results? name them with --name"),
     ],
 )
-def test_wrong_arguments(arguments, message, capsys):
+def test_wrong_arguments_are_refused(arguments, reason, capsys):
     with pytest.raises(SystemExit, match=r"^2$"):
-        gpu.main(arguments)
-    assert message in capsys.readouterr().err
+        command.main(arguments)
+    assert f"error: {reason}" in capsys.readouterr().err
 
 
-def test_a_run_writes_what_it_found(tmp_path, monkeypatch, capsys):
-    """All but the GPU: what is run there is put in its place."""
-    pytest.importorskip("torch")
-    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
-    from bench import gpu_floors, gpu_speed, gpu_tests
-
-    (point,) = made_up()["points"]
-    failed = {"name": "made up", "error": None, "failure": "RuntimeError: no"}
-    monkeypatch.setattr(gpu, "what_is_missing", lambda: None)
-    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
-    monkeypatch.setattr("fastrnn.kernels.cuda.launch.device_description", lambda: "Imaginary X1, 10 multiprocessors")
-    monkeypatch.setattr(gpu_tests, "run", lambda name: failed)
-    monkeypatch.setattr(gpu_floors, "measure", lambda: made_up()["floors"])
-    monkeypatch.setattr(gpu_speed, "measure", lambda each: point)
-    assert gpu.main(["--cells", "lstm"]) == gpu.EXIT_WRONG_RESULTS
-    results = gpu_report.load(tmp_path / "imaginary-x1-gpu.json")
-    assert len(results["tests"]) == len(gpu_cases.device_tests(["lstm"]))
-    assert len(results["points"]) == 80
-    assert results["skipped"] == []
-    assert results["software"].keys() >= {"cuDNN", "numba-cuda"}
-    told = capsys.readouterr().err
-    assert "failed: made up: RuntimeError: no" in told
-    assert "failed: cuDNN bfloat16: result 0 differs" in told
-    assert "Imaginary X1" in gpu_report.block(results)
+def test_nothing_is_run_in_the_simulator(capsys, monkeypatch):
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    assert command.main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "python -m bench.gpu: NUMBA_ENABLE_CUDASIM is set, and the simulator's times mean nothing\n"
+    )
+    assert captured.out == ""
 
 
-def test_results_that_are_not_there(capsys):
-    assert gpu.main(["--report-only", "--name", "nowhere"]) == 2
-    assert "--name: no results 'nowhere' in results/" in capsys.readouterr().err
+def test_nothing_is_run_without_what_is_needed(capsys, monkeypatch):
+    from fastrnn.cuda import requirements
+
+    def missing():
+        raise requirements.CudaUnavailable("needs a GPU")
+
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    monkeypatch.setattr(requirements, "check", missing)
+    assert command.main([]) == 2
+    assert capsys.readouterr() == ("", "python -m bench.gpu: needs a GPU\n")
+    monkeypatch.setattr(requirements, "check", lambda: None)
+    monkeypatch.setattr(requirements, "has_torch", lambda: False)
+    assert command.main([]) == 2
+    assert "needs a PyTorch with CUDA" in capsys.readouterr().err
 
 
-def test_the_plan_is_all_that_is_asked_for(capsys):
-    assert gpu.main(["--plan"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    points = [line for line in lines if line.startswith("time ")]
-    assert len(points) == len(set(points)) == 8 * 5 * 3 * 2
-    assert all("T512" in line for line in points)
-    for name in ("stress lstm persistent", "parity rnn plain bfloat16", "streams lstm plain", "memory lstm plain"):
-        assert f"test   {name}" in lines
-    assert gpu.main(["--plan", "--only", "tests", "--cells", "gru"]) == 0
-    assert "time" not in (chosen := capsys.readouterr().out).partition("\n")[2]
-    assert "lstm" not in chosen
+# The device tests
 
 
-def test_the_first_points_are_of_every_kind():
-    first = gpu_cases.grid()[: len(gpu_cases.grid()) // 3]
-    assert {point.H for point in first} == set(gpu_cases.HIDDEN)
-    assert {point.B for point in first} == set(gpu_cases.BATCHES)
-    assert {point.cell for point in first} == set(CELLS)
+def test_the_device_tests_can_be_collected():
+    program = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", str(command.TESTS)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for subject in ("plain_path", "persistent_path", "delayed_blocks", "streams_beside", "does_not_fit", "training"):
+        assert subject in done.stdout
 
 
-def test_what_does_not_fit_into_the_time_is_left_out_and_told():
-    now = [0.0]
-
-    def taking(seconds):
-        def work():
-            now[0] += seconds
-            return {"took": seconds}
-
-        return work
-
-    skipped = []
-    work = {"a": taking(4.0), "b": taking(3.0), "c": taking(2.0)}
-    assert gpu.in_time(work, 8.0, skipped, clock=lambda: now[0]) == [{"took": 4.0}, {"took": 3.0}]
-    assert skipped == ["c"]
+def test_tests_that_fail_or_are_skipped_count_as_not_passed():
+    text = (
+        '<testsuites><testsuite tests="3" failures="{}" errors="0" skipped="{}">'
+        '<testcase name="good"/><testcase name="bad"><failure/></testcase></testsuite></testsuites>'
+    )
+    counted = command.counts(ElementTree.fromstring(text.format(1, 0)))
+    assert counted == {"tests": 3, "failures": 1, "errors": 0, "skipped": 0, "failed": ["bad"]}
+    assert not command.passed(counted)
+    assert command.passed(counted | {"failures": 0})
+    assert not command.passed(counted | {"failures": 0, "skipped": 1})
+    assert not command.passed(counted | {"failures": 0, "tests": 0})
 
 
-def timed(**milliseconds):
-    return {name.replace("_", " "): {"median": 1e-3 * value} for name, value in milliseconds.items()}
+def test_device_tests_that_do_not_end_or_cannot_start_are_failures(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "TESTS", tmp_path / "absent.py")
+    assert not command.passed(command.run_tests(60))
+
+    def hang(*arguments, timeout, **options):
+        raise subprocess.TimeoutExpired("pytest", timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert command.run_tests(60)["failed"] == ["not done after 60 s"]
 
 
-def made_up():
-    timings = timed(plain_float32=6, persistent_float32=2, plain_float16=1, cuDNN_float32=3, cuDNN_float16=2)
-    return {
-        "name": "made-up-gpu",
-        "device": "Imaginary, 10 multiprocessors, compute capability 9.0",
-        "software": {"torch": "1", "numba": "2", "CUDA": "3", "cuDNN": "4", "numba-cuda": "5"},
-        "source": {"commit": "0123456789abcdef", "modified": True},
-        "date": "2000-01-01 00:00 UTC",
-        "tests": [
-            {"name": "parity lstm plain float32", "error": 1.5e-6, "failure": None},
-            {"name": "stress lstm persistent", "error": None, "failure": "differing bits in y"},
-        ],
-        "floors": {
-            "barrier": 1e-6,
-            "bytes": 1e12,
-            "flops": {"float32": 1e13, "TF32": 1e14, "float16": 1e14, "bfloat16": 1e14},
-        },
-        "points": [
-            {
-                "cell": "lstm",
-                "mode": "forward",
-                "T": 512,
-                "B": 1,
-                "H": 64,
-                "timings": timings,
-                "refused": {"cuDNN bfloat16": "result 0 differs"},
-            }
-        ],
-        "skipped": ["gru-forward-T512-B1-H64"],
+# The gate in front of the clock, on the CPU
+
+
+@pytest.mark.parametrize("name", ["cudnn-float32", "cudnn-bfloat16"])
+@pytest.mark.parametrize("mode", ["forward", "training"])
+def test_results_are_compared_with_float64_on_the_same_device(name, mode, monkeypatch):
+    monkeypatch.setattr(contenders, "DEVICE", "cpu")
+    numbers = problem(SMALL)
+    truth = contenders.expected(numbers, mode)
+    assert ("weight_hh_l0" in truth) == (mode == "training")
+    runner = contenders.prepare(CONTENDERS[name], numbers, mode)
+    assert contenders.wrong(runner, truth, CONTENDERS[name]) is None
+    off = truth | {"y": 1.1 * truth["y"]}
+    assert re.match(r"y: error [\d.e-]+, allowed", contenders.wrong(runner, off, CONTENDERS[name]))
+    without = {key: value for key, value in truth.items() if key != "h_n"}
+    assert contenders.wrong(runner, without, CONTENDERS[name]).startswith("computed [")
+    nan = truth | {"y": truth["y"] * float("nan")}
+    assert contenders.wrong(runner, nan, CONTENDERS[name]) is not None
+
+
+def test_fastrnn_gives_the_same_names_as_pytorch_does(monkeypatch):
+    """Here from NumPy arrays, on the CPU."""
+    from bench.competitors import prepare_fastrnn
+
+    monkeypatch.setattr(contenders, "DEVICE", "cpu")
+    for mode in ("forward", "training"):
+        runner = prepare_fastrnn(problem(SMALL), mode, 1)
+        assert runner.outputs(runner.call()).keys() == contenders.expected(problem(SMALL), mode).keys()
+
+
+# The limits and the page
+
+
+def test_the_least_time_is_the_longest_of_what_cannot_be_avoided():
+    case = Case("lstm", "forward", 1, 512, 1, 64, 64)
+    assert floors.least_seconds(case, "float32", "persistent", LIMITS) == pytest.approx(512 * 1e-6)
+    assert floors.least_seconds(case, "float32", "plain", LIMITS) == pytest.approx(512 * 2 * 2e-6)
+    assert floors.least_seconds(case, "float32", None, LIMITS) < 1e-5
+    large = Case("lstm", "training", 1, 512, 256, 2048, 2048)
+    assert floors.least_seconds(large, "float32", "plain", LIMITS) == pytest.approx(large.flops / 50e12)
+
+
+def test_the_page_holds_what_was_measured(tmp_path):
+    case = Case("gru", "forward", 1, 512, 8, 64, 64)
+    point = {
+        "case": asdict(case),
+        "timings": {"plain-float32": timed(4.0), "persistent-float32": timed(1.0), "cudnn-float32": timed(2.0)},
+        "refused": {"cudnn-float16": "y: error 1.0e+00, allowed 2e-02"},
     }
+    tests = {"tests": 9, "failures": 1, "errors": 0, "skipped": 0, "failed": ["test_x"]}
+    (tmp_path / "docs").mkdir()
+    results = json.loads(json.dumps(synthetic([point], tests=tests, left=["gru-forward-T512-B16-I64-H64"])))
+    page = report.write_page(results, tmp_path).read_text(encoding="utf-8")
+    assert "| GRU | forward | fastrnn plain, float32 | 1 | 0.50x | 0.50x |" in page
+    assert "| GRU | forward | fastrnn persistent, float32 | 1 | 2.00x | 2.00x |" in page
+    assert "| GRU | forward | fastrnn plain, float16 | 0 | - | - |" in page
+    assert "| 512 | 8 | 64 | 4.00 (51%) | 1.00 (51%) | - | - | 2.00 (" in page
+    assert "the device test `test_x` failed" in page
+    assert "cuDNN, float16 has no time for `gru-forward-T512-B8-I64-H64`: y: error" in page
+    assert "no time was left for 1 cases" in page
+    assert "| the barrier of 132 blocks | 2.00 µs |" in page
 
 
-def test_the_tables_say_what_was_measured():
-    text = gpu_report.block(made_up())
-    assert "| parity lstm plain float32 | 1.5e-06 | passed |" in text
-    assert "| stress lstm persistent | - | differing bits in y |" in text
-    assert "| a barrier of all multiprocessors | 1.00 µs |" in text
-    assert "| forward | float32 | 1 | 1.50x | 1.50x |" in text
-    assert "| forward | float16 | 1 | 2.00x | 2.00x |" in text
-    # 512 barriers of 1 µs are a quarter of 2 ms
-    assert "| LSTM | forward | 64 | 1 | 6.00 | 2.00 | 1.00 | - | 3.00 | - | 2.00 | failed | 1.50x | 26% |" in text
-    assert "No time was left for 1: gru-forward-T512-B1-H64." in text
-    assert "`0123456789ab`, with local changes" in text
+def test_only_its_own_results_become_a_page(tmp_path):
+    path = tmp_path / "other.json"
+    with pytest.raises(SystemExit, match="no results 'other'"):
+        command.report(path)
+    path.write_text('{"schema": 1, "points": []}')
+    with pytest.raises(SystemExit, match=r"not results of python -m bench\.gpu"):
+        command.report(path)
 
 
-def test_the_page_is_that_of_the_results_beside_it():
-    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
-    block = page.partition(gpu_report.BEGIN)[2].partition(gpu_report.END)[0].strip()
-    files = sorted((ROOT / "bench" / "results").glob("*-gpu.json"))
-    assert len(files) <= 1
-    assert block == gpu_report.block(json.loads(files[0].read_text(encoding="utf-8")) if files else None)
+# The kernel that only waits
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("cell", CELLS)
-def test_what_disagrees_is_found(cell, mode):
-    torch = pytest.importorskip("torch")
-    from bench import gpu_speed
-
-    point = gpu_cases.Point(cell, mode, 2, 5, 3)
-    module = getattr(torch.nn, cell.upper())(5, 5)
-    x, dy = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
-    expected, same = (gpu_speed.of_module(point, module, x, dy)() for _ in range(2))
-    assert len(expected) == (1 if mode == "forward" else 6)
-    assert gpu_speed.disagreement("plain float32", same, expected) is None
-    same[-1] = same[-1] * 1.001
-    assert "differs from cuDNN float32 by 1.0e-03" in gpu_speed.disagreement("plain float32", same, expected)
-    assert gpu_speed.disagreement("plain bfloat16", same, expected) is None
-    same[-1] = same[-1] * float("nan")
-    assert gpu_speed.disagreement("plain bfloat16", same, expected) is not None
-
-
-def test_the_kernel_that_only_meets_waits_for_all_blocks():
-    pytest.importorskip("torch")
-    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
-    from bench import gpu_floors
-
-    texts, cooperative = compiled(gpu_floors.meet, 1)
+def test_the_barriers_kernel_is_launched_cooperatively(tmp_path):
+    pytest.importorskip("numba_cuda")
+    if ptxas() is None:
+        pytest.skip("ptxas is not installed")
+    texts, cooperative = compiled(floors.meeting_kernel(), 1)
     assert cooperative
-    for text in texts.values():
-        assert len(re.findall(r"red\.release\.gpu", text)) == 1
-        assert re.search(r"ld\.acquire\.gpu", text)
-
-
-SIMULATED = """
-import sys
-sys.path.insert(0, {root!r})
-from bench import gpu_tests
-gpu_tests.PARITY_SIZES = ((3, 2, 3, 5),)
-names = "parity lstm plain float32", "parity gru persistent float32", "parity rnn plain bfloat16"
-found = [gpu_tests.run(name) for name in names]
-assert all(test["failure"] is None and 0 < test["error"] < 2e-2 for test in found), found
-assert gpu_tests.stress("gru", "persistent", (3, 1, 2, 3)) is None
-gpu_tests.BOUNDS["float32"] = 1e-12
-assert "allowed 1e-12" in gpu_tests.run("parity lstm plain float32")["failure"]
-assert gpu_tests.run("streams lstm plain")["failure"]  # there is no stream here: an error is a failure of its test
-"""
-
-
-def test_the_device_tests_in_the_simulator(tmp_path):
-    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
-    command = [sys.executable, "-c", SIMULATED.format(root=str(ROOT))]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for capability, text in texts.items():
+        assert len(re.findall(r"red\.release\.gpu\.global\.add", text)) >= 1
+        assert len(re.findall(r"ld\.acquire\.gpu\.global", text)) >= 1
+        assert assembled(text, capability, tmp_path).spilled_bytes == 0

@@ -82,8 +82,12 @@ class Arrays:
         """As in DTYPES, or any other name."""
         return str(array.dtype).removeprefix("torch.")
 
-    def device_number(self, array: Array) -> int | None:
-        """Of the GPU it is on; None in host memory."""
+    def device_number(self, array: Array) -> int:
+        """Of the GPU it is on."""
+        raise NotImplementedError
+
+    def current_device(self) -> int:
+        """The number of the GPU where new arrays are made."""
         raise NotImplementedError
 
     def stream(self) -> int:
@@ -147,8 +151,11 @@ class CupyArrays(Arrays):
     def address(self, array: Array) -> int:
         return array.data.ptr
 
-    def device_number(self, array: Array) -> int | None:
+    def device_number(self, array: Array) -> int:
         return array.device.id
+
+    def current_device(self) -> int:
+        return self._cupy.cuda.Device().id
 
     def stream(self) -> int:
         return self._cupy.cuda.get_current_stream().ptr
@@ -170,7 +177,8 @@ class TorchArrays(Arrays):
         self._device = device
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
-        return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
+        with self._torch.inference_mode(False):  # memory that stays is also written to outside of that mode
+            return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
 
     def product(self, a: Array, b: Array, out: Array) -> None:
         with self._torch.no_grad():
@@ -192,6 +200,10 @@ class TorchArrays(Arrays):
     def shared(self, array: Any) -> Array:
         if hasattr(array, "__dlpack__"):
             return self._torch.from_dlpack(array)
+        writing = array.__cuda_array_interface__.get("stream")
+        if writing is not None:  # the protocol asks the taker to wait for it, and PyTorch does not
+            cuda = self._torch.cuda
+            cuda.current_stream().wait_stream(cuda.ExternalStream(writing))
         return self._torch.as_tensor(array, device=self._device)
 
     def to_host(self, array: Array) -> np.ndarray:
@@ -201,8 +213,11 @@ class TorchArrays(Arrays):
     def address(self, array: Array) -> int:
         return array.data_ptr()
 
-    def device_number(self, array: Array) -> int | None:
-        return (array.device.index or 0) if array.device.type == "cuda" else None
+    def device_number(self, array: Array) -> int:
+        return array.device.index
+
+    def current_device(self) -> int:
+        return self._torch.cuda.current_device()
 
     def stream(self) -> int:
         return self._torch.cuda.current_stream().cuda_stream
@@ -212,7 +227,7 @@ class TorchArrays(Arrays):
 
     def capture(self, run: Any) -> Any:
         graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph):
+        with self._torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on allocating
             run()
         return graph
 
@@ -259,7 +274,10 @@ class NumpyArrays(Arrays):
     def address(self, array: Array) -> int:
         return array.ctypes.data
 
-    def device_number(self, array: Array) -> int | None:
+    def device_number(self, array: Array) -> int:
+        return 0
+
+    def current_device(self) -> int:
         return 0
 
     def stream(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Array, Arrays, CupyArrays, NumpyArrays, TorchArrays
 from .requirements import has_cupy, simulated
+
+_CUDA_DEVICE_TYPES = (2, 13)  # of DLPack: memory of a GPU, and memory that the driver moves
 
 
 class Kind(NamedTuple):
@@ -37,7 +39,7 @@ def own_library() -> Arrays:
     return library("cupy" if has_cupy() else "torch")
 
 
-def kind_of(name: str, value: object) -> Kind:
+def kind_of(name: str, value: Any) -> Kind:
     """The kind of an argument; TypeError if it is not an array on a GPU."""
     root = type(value).__module__.partition(".")[0]
     if simulated():
@@ -46,17 +48,21 @@ def kind_of(name: str, value: object) -> Kind:
         raise TypeError(f"{name}: expected a NumPy array, as the CUDA simulator is on, got {_type(value)}")
     if root == "torch" and hasattr(value, "is_cuda"):
         if not value.is_cuda:
-            raise TypeError(f"{name}: expected a tensor on a CUDA device, got one on {value.device}")  # type: ignore[attr-defined]
+            raise TypeError(f"{name}: expected a tensor on a CUDA device, got one on {value.device}")
         return Kind(library("torch"), _detached, _same)
-    if root == "cupy":
+    if root == "cupy" and hasattr(value, "__dlpack__"):
         return Kind(library("cupy"), _same, _same)
     own = own_library()
     if not isinstance(value, np.ndarray):
         if root in ("numba", "numba_cuda") and hasattr(value, "__cuda_array_interface__"):
             return Kind(own, own.shared, _as_numba)
-        if hasattr(value, "__array_namespace__") and hasattr(value, "__dlpack__"):
-            return Kind(own, own.shared, value.__array_namespace__().from_dlpack)
-        if hasattr(value, "__dlpack__") or hasattr(value, "__cuda_array_interface__"):
+        if hasattr(value, "__dlpack__"):
+            device_type, number = value.__dlpack_device__()
+            if device_type not in _CUDA_DEVICE_TYPES:
+                raise TypeError(f"{name}: expected an array on a GPU, got one on DLPack device {device_type}:{number}")
+            namespace = value.__array_namespace__() if hasattr(value, "__array_namespace__") else None
+            return Kind(own, own.shared, namespace.from_dlpack if namespace else _same)
+        if hasattr(value, "__cuda_array_interface__"):
             return Kind(own, own.shared, _same)
     raise TypeError(f"{name}: expected an array on a GPU (CuPy, PyTorch, Numba or DLPack), got {_type(value)}")
 

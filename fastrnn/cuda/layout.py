@@ -17,6 +17,7 @@ class DeviceLayout(Layout):
     """Arguments of any kind come as arrays of the library of `kind`, in place, and are checked as NumPy arrays are."""
 
     def __init__(self, network: Network, kind: Kind) -> None:
+        network.check_device(kind.arrays)
         owner = network.owner
         width = owner.proj_size or owner.hidden_size
         widths = (width, owner.hidden_size) if owner.cell == "lstm" else (width,)

@@ -17,7 +17,8 @@ from fastrnn.kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
 
 from .arrays import Array, Arrays
 
-# a graph is captured after so many runs, the first of which compile and warm up, and from so many launches on
+# a graph is captured after so many runs of one length in a row, the first of which compile and warm up, and from so
+# many launches on: capturing takes longer than some runs without
 _RUNS_BEFORE_CAPTURE = 2
 _LAUNCHES_WORTH_CAPTURE = 32
 # of different lengths
@@ -56,7 +57,7 @@ class Loop:
         self._gates = [
             gate_kernel(run.cell.name, run.forward, number, dtype, saving, has_bias) for number in range(len(matrices))
         ]
-        self._runs = 0
+        self._last = self._in_a_row = 0  # steps of the last run, and how many runs before it had as many
         self._graphs: dict[int, Any] = {}
 
     def begin(self, h_0: Array) -> None:
@@ -71,16 +72,17 @@ class Loop:
         self._arrays.set_words(self._table, self._words(planes))
         if not self._run.forward:
             self._sums[0][...] = 0
+        self._in_a_row = self._in_a_row + 1 if steps == self._last else 0
+        self._last = steps
         graph = self._graphs.get(steps)
-        while len(self._graphs) >= _MOST_GRAPHS and graph is None:
-            self._graphs.pop(next(iter(self._graphs)))
         if graph is None and self._worth_capture(steps):
+            while len(self._graphs) >= _MOST_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
             graph = self._graphs[steps] = self._arrays.capture(lambda: self._launch_all(steps))
         if graph is not None:
             graph.replay()
         else:
             self._launch_all(steps)
-        self._runs += 1
 
     def back(self, out: Array) -> None:
         """What comes back through the matrix after the last step of a backward pass, (B, R)."""
@@ -90,8 +92,9 @@ class Loop:
         self._arrays.product(self._operands[number], self._matrices[number].matrix, out)
 
     def _worth_capture(self, steps: int) -> bool:
-        launches = 2 * steps * len(self._matrices)
-        return self._arrays.can_capture and self._runs >= _RUNS_BEFORE_CAPTURE and launches >= _LAUNCHES_WORTH_CAPTURE
+        if not self._arrays.can_capture or self._in_a_row < _RUNS_BEFORE_CAPTURE:
+            return False
+        return 2 * steps * len(self._matrices) >= _LAUNCHES_WORTH_CAPTURE
 
     def _launch_all(self, steps: int) -> None:
         stream, table = self._arrays.stream(), self._arrays.address(self._table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn.gradients import Gradients
+from fastrnn.kernels.cuda.launch import current_device, wait_for_device
 from fastrnn.validation import Lengths, State
 
 from .arrays import Array, Arrays
@@ -27,7 +29,8 @@ class Network:
     def __init__(self, owner: _Recurrent) -> None:
         if owner.backend == "persistent" and owner.dtype.name != "float32":
             raise ValueError(f'backend: "persistent" is for dtype float32, got {owner.dtype}')
-        self.owner = owner
+        self._owner = weakref.ref(owner)  # no circle: the GPU's memory is free as soon as the layer is gone
+        self._directions = owner.num_directions
         self.arrays = own_library()
         self.layers: list[CudaLayer] = []
         named: dict[str, Array] = {}
@@ -41,6 +44,22 @@ class Network:
             named |= parameters.named(number, parameters.directions)
         self.parameters: Mapping[str, Array] = MappingProxyType(named)
         self.device_number = self.arrays.device_number(self.layers[0].parameters.flat)
+        self.check_device(self.arrays)
+
+    @property
+    def owner(self) -> _Recurrent:
+        owner = self._owner()
+        assert owner is not None  # it is what calls
+        return owner
+
+    def check_device(self, arrays: Arrays) -> None:
+        """RuntimeError if the array library, or Numba, is about to work on another GPU."""
+        for name, number in ((arrays.name, arrays.current_device()), ("numba", current_device())):
+            if number != self.device_number:
+                raise RuntimeError(
+                    f"device: the layer is on cuda:{self.device_number}, and the current GPU of {name} is "
+                    f"cuda:{number}; all layers of a thread work on one GPU"
+                )
 
     def run(self, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
         """As calling the layer."""
@@ -63,11 +82,14 @@ class Network:
 
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
         """Copy NumPy arrays into the parameters; the layer has checked them."""
+        wait_for_device()  # as in `DeviceParameters.set`
         for name, value in values.items():
             self.parameters[name][...] = self.arrays.from_host_as(value, self.owner.dtype.name)
+        wait_for_device()
 
     def parameters_on_host(self) -> dict[str, np.ndarray]:
         """NumPy copies, in the layer's dtype."""
+        wait_for_device()
         dtype = self.owner.dtype
         return {name: self.arrays.to_host(array).astype(dtype, copy=False) for name, array in self.parameters.items()}
 
@@ -91,7 +113,7 @@ class Network:
     def _forward_layers(
         self, arrays: Arrays, y: Array, states: tuple[Array, ...], save: bool, dropout: float
     ) -> tuple[Array, tuple[Array, ...], _SavedLayers]:
-        D = self.owner.num_directions
+        D = self._directions
         states_n = tuple([arrays.empty(s.shape, self.owner.dtype.name) for s in states])
         kept = _SavedLayers([], [])
         for number, layer in enumerate(self.layers):
@@ -116,7 +138,7 @@ class Network:
     def _backward(
         self, kept: _SavedLayers, dy: Array | None, dstates: tuple[Array | None, ...]
     ) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
-        D = self.owner.num_directions
+        D = self._directions
         all_dstates: list[tuple[Array, ...]] = []
         all_gradients: list[list[dict[str, Array]]] = []
         for number in reversed(range(len(self.layers))):
@@ -166,6 +188,7 @@ class DeviceBackward:
         """As `layers.Backward`; MemoryError if the gradients do not fit, which leaves the layer as it was."""
         if self._saved is None:
             raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
+        self._network.check_device(self._kind.arrays)
         dy, dstates = self._layout.gradients(dy, dstate, *self._shape, self._batched)
         saved, self._saved = self._saved, None
         try:

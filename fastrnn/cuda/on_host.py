@@ -11,6 +11,7 @@ import numpy as np
 from fastrnn.gradients import Gradients
 from fastrnn.validation import Lengths, State
 
+from .arrays import Arrays
 from .kinds import kind_of
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def reference_twin(layer: _Recurrent) -> _Recurrent:
 class OnHost:
     """A layer on a GPU that takes and returns NumPy arrays, of the reference twin's type."""
 
-    def __init__(self, layer: _Recurrent, twin: _Recurrent) -> None:
+    def __init__(self, layer: _Recurrent, twin: _Recurrent, arrays: Arrays | None = None) -> None:
+        """arrays: the library whose arrays the layer is given; by default that of its parameters."""
         assert layer._network is not None
         self.layer = layer
-        self._arrays = layer._network.arrays
+        self._arrays = arrays or layer._network.arrays
         self.dtype = twin.dtype
         self.sequences = twin.sequences
         self.cell, self.input_size = layer.cell, layer.input_size

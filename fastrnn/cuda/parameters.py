@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.kernels.cuda.launch import wait_for_device
 from fastrnn.parameters import LayerParameters
 
 from .arrays import Array, Arrays
@@ -45,11 +46,14 @@ class DeviceParameters:
 
     def get(self) -> np.ndarray:
         """A NumPy copy of all parameters; bfloat16 as float32."""
+        wait_for_device()  # whoever writes them, on whatever stream
         return self.arrays.to_host(self.flat)
 
     def set(self, values: np.ndarray) -> None:
         """Copy a flat NumPy array into all parameters."""
+        wait_for_device()  # calls on whatever stream may still read them
         self.flat[...] = self.arrays.from_host_as(values, self.dtype)
+        wait_for_device()  # and later ones find them written
 
     def views(self, flat: Array) -> list[dict[str, Array]]:
         """For each direction {short name: view into `flat`}; without biases if there are none."""

@@ -1,7 +1,8 @@
 """What is asked of Numba's driver: launches on a stream that some library owns, and what the device has."""
 
+import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 from numba import cuda
 
@@ -9,14 +10,30 @@ from .plan import PATCHES, DeviceLimits, Patch, Plan
 from .target import SIMULATED
 
 
-@cache
-def _stream(address: int):
-    return 0 if SIMULATED or address == 0 else cuda.external_stream(address)
+@lru_cache(256)
+def _configured(kernel, blocks, threads: int, stream: int, shared_bytes: int):
+    with warnings.catch_warnings():
+        # a small batch has few blocks, whatever Numba thinks of that
+        warnings.filterwarnings("ignore", "Grid size .* low occupancy")
+        return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared_bytes]
 
 
 def launch(kernel, blocks, threads: int, stream: int, arguments: tuple[int, ...], shared_bytes: int = 0) -> None:
     """Launch on the stream at this address (0: the default one). The arguments are addresses and integers, int64."""
-    kernel[blocks, threads, _stream(stream), shared_bytes](*arguments)
+    if SIMULATED:  # where a configured kernel is the kernel itself, and knows one configuration at a time
+        kernel[blocks, threads, 0, shared_bytes](*arguments)
+    else:
+        _configured(kernel, blocks, threads, stream, shared_bytes)(*arguments)
+
+
+def wait_for_device() -> None:
+    """Until all work on the current device is done, of every library and stream."""
+    cuda.synchronize()
+
+
+def current_device() -> int:
+    """The number of the GPU that Numba launches on."""
+    return 0 if SIMULATED else cuda.current_context().device.id
 
 
 def as_numba_array(array):
