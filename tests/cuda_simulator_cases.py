@@ -1,23 +1,20 @@
 """Run by `test_cuda_simulator.py` in a process of its own: device="cuda" in Numba's simulator, on NumPy arrays.
 
 The simulator runs every CUDA thread as a thread of Python's, so the sizes are tiny: they are odd, larger than a tile of
-the batch and than a block's share of columns, and end within a patch. It runs one block after the other; for the
-persistent kernels, whose blocks wait for each other, `blocks_at_once` runs them side by side.
+the batch and than a block's share of columns, and end within a patch.
 """
 
 import functools
 import gc
-import math
 import pickle
-import sys
 import threading
 import types
-import typing
 import weakref
 
 import cuda_device_cases as device_cases
 import numpy as np
 import pytest
+import simulated_blocks
 from conftest import (
     KINDS,
     as_tuple,
@@ -31,8 +28,6 @@ from conftest import (
 from fastrnn.kernels.cuda import persistent as persistent_kernels
 from fastrnn.kernels.cuda.plan import DeviceLimits
 from numba.core import config
-from numba.cuda.simulator import kernel as simulator
-from numba.cuda.simulator import kernelapi
 
 import fastrnn
 from fastrnn import check_cases, check_command, diagnostics
@@ -43,8 +38,7 @@ from fastrnn.cuda.arrays import TorchArrays
 from fastrnn.cuda.kinds import library
 
 assert config.ENABLE_CUDASIM
-# waiting threads of the simulator ask over and over: they should not keep the others from working
-sys.setswitchinterval(1e-4)
+simulated_blocks.install()
 
 # relative norm of the difference from the float64 reference
 BOUNDS = {"float64": 1e-13, "float32": 2e-6, "float16": 3e-3, "bfloat16": 2e-2}
@@ -86,45 +80,8 @@ def test_one_step_one_row_one_unit(kind):
 
 
 @pytest.fixture
-def blocks_at_once(monkeypatch):
-    """Runs all blocks of a launch at the same time, each with shared memory of its own. Sets the number of them."""
-
-    class Together(simulator.BlockManager):
-        running: typing.ClassVar = []
-
-        def run(self, grid_point, *args):
-            def target():
-                try:
-                    run_alone(grid_point, *args)
-                except BaseException as error:
-                    self.error = error
-
-            run_alone = super().run
-            self.error = None
-            self.thread = threading.Thread(target=target)
-            self.running.append(self)
-            self.thread.start()
-            if len(self.running) == math.prod(self._grid_dim):
-                blocks = [self.running.pop() for _ in range(len(self.running))]
-                for block in blocks:
-                    block.thread.join()
-                for block in blocks:
-                    if block.error is not None:
-                        raise block.error
-
-    shared_of_one = kernelapi.FakeCUDAShared
-
-    class SharedOfEach(shared_of_one):
-        def __init__(self, size):
-            super().__init__(size)
-            self._each = {}
-
-        def array(self, shape, dtype, alignment=None):
-            block = threading.current_thread().blockIdx.x
-            return self._each.setdefault(block, shared_of_one(self._dynshared_size)).array(shape, dtype)
-
-    monkeypatch.setattr(simulator, "BlockManager", Together)
-    monkeypatch.setattr(kernelapi, "FakeCUDAShared", SharedOfEach)
+def blocks(monkeypatch):
+    """Sets the number of blocks of persistent kernels."""
 
     def set_number(number):
         limits = DeviceLimits(number, 1 << 20, 1 << 16)
@@ -135,22 +92,22 @@ def blocks_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_blocks_of_a_persistent_kernel(kind, blocks_at_once):
-    blocks_at_once(3)
+def test_several_blocks_of_a_persistent_kernel(kind, blocks):
+    blocks(3)
     layer = make_layer(kind, 3, 7, device="cuda", backend="persistent")
     assert_agrees(layer, random_problem(layer, T=4, B=3))
 
 
-def test_blocks_may_be_delayed(blocks_at_once, monkeypatch):
-    blocks_at_once(3)
+def test_blocks_may_be_delayed(blocks, monkeypatch):
+    blocks(3)
     delayed = functools.partial(persistent.PersistentLoop, delay=5)
     monkeypatch.setattr(cuda_layer, "PersistentLoop", delayed)
     layer = make_layer("gru", 3, 6, device="cuda", backend="persistent")
     assert_agrees(layer, random_problem(layer, T=5, B=1))
 
 
-def test_a_block_that_does_not_come_is_an_error_and_not_a_hang(blocks_at_once, monkeypatch):
-    blocks_at_once(3)
+def test_a_block_that_does_not_come_is_an_error_and_not_a_hang(blocks, monkeypatch):
+    blocks(3)
 
     def arrive_but_for_one(counter):
         if threading.current_thread().blockIdx.x != 1:
@@ -219,10 +176,10 @@ def test_graphs_are_for_lengths_that_come_again(capturing):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_device_tests(kind, blocks_at_once, monkeypatch):
+def test_the_device_tests(kind, blocks, monkeypatch):
     device_cases.assert_agrees(make_layer(kind, 3, 5, dtype="bfloat16", device="cuda"), 3, 2, runs=2)
     device_cases.assert_training_goes_where_it_goes_on_the_cpu(kind, 3, 2, 3, 4, updates=4)
-    blocks_at_once(3)
+    blocks(3)
     device_cases.assert_delays_change_nothing(kind, 4, 6, (5,), monkeypatch)
 
 
@@ -254,13 +211,13 @@ def test_a_layer_that_is_gone_keeps_no_memory():
 @pytest.mark.parametrize("who", ["numpy", "numba"])
 def test_another_gpu_is_refused(who, monkeypatch):
     layer = make_layer("gru", 3, 4, device="cuda")
-    backward = layer.vjp(X)[1]
+    backward, stream = layer.vjp(X)[1], layer.stream(2)
     where = (layer._network.arrays, "current_device") if who == "numpy" else (network, "current_device")
     monkeypatch.setattr(*where, lambda: 1, raising=False)
     monkeypatch.setattr(loop, "launch", None)
-    for call in (layer, layer.vjp, backward, layer.stream(2).step):
+    for call, x in ((layer, X), (layer.vjp, X), (backward, X), (stream.step, X[0])):
         with pytest.raises(RuntimeError, match=f"the layer is on cuda:0, and the current GPU of {who} is cuda:1"):
-            call(X)
+            call(x)
 
 
 @pytest.mark.parametrize("kind", ["lstmp", "gru"])
