@@ -1,5 +1,6 @@
-"""`python -m bench.gpu` where there is no GPU: its plan, its arguments, its refusal, its page, its gate in front of the
-clock, and the machine code of what it adds. What it finds on a GPU is for a GPU to show."""
+"""`python -m bench --device cuda` where there is no GPU: its plan, its arguments, its refusal, its time, its page, its
+gate in front of the clock, and the machine code of what it adds. What it finds on a GPU is for a GPU to show.
+"""
 
 import json
 import re
@@ -14,9 +15,10 @@ from ptx import assembled, compiled, ptxas
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
+from bench import __main__ as bench
+from bench import timing
 from bench.cases import Case, problem
-from bench.gpu import __main__ as command
-from bench.gpu import contenders, floors, grid, report
+from bench.gpu import command, contenders, floors, grid, report
 from bench.gpu.grid import CONTENDERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +44,7 @@ def synthetic(points, **changed):
         "source": {"commit": "0123456789abcdef", "modified": False},
         "date": "2000-01-01 00:00 UTC",
         "gpu": "Imaginary 9000",
-        "tests": {"tests": 9, "failures": 0, "errors": 0, "skipped": 0, "failed": []},
+        "tests": {"tests": 9, "failures": 0, "errors": 0, "skipped": 0, "failed": [], "left": []},
         "limits": LIMITS,
         "points": points,
         "left": [],
@@ -52,17 +54,20 @@ def synthetic(points, **changed):
 # What would be done
 
 
-def test_the_grid_is_whole_and_has_the_largest_sizes_last():
+def test_the_grid_is_whole_and_its_first_third_of_every_kind():
     cases = grid.grid()
     assert len({grid.name(case) for case in cases}) == len(cases) == 3 * 2 * 8 * 5
     assert {case.T for case in cases} == {512}
-    assert (cases[0].H, cases[0].B, cases[-1].H, cases[-1].B) == (64, 1, 2048, 256)
+    first = cases[: len(cases) // 3]
+    assert {case.H for case in first} == set(grid.HIDDEN)
+    assert {case.B for case in first} == set(grid.BATCHES)
 
 
 def test_the_plan_needs_no_gpu(capsys):
-    assert command.main(["--plan", "--cells", "gru", "--hidden", "64", "168", "--batches", "8", "--steps", "10"]) == 0
+    sizes = ["--hidden", "64", "168", "--batches", "8", "--steps", "10"]
+    assert bench.main(["--device", "cuda", "--plan", "--cells", "gru", *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "the device tests of tests/cuda_device_cases.py, in at most 3.75 minutes"
+    assert lines[0] == "the device tests of tests/cuda_device_cases.py, of which none begins after 3.75 minutes"
     assert [line.strip() for line in lines[3:]] == [
         f"gru-{mode}-T10-B8-I{H}-H{H}" for H in (64, 168) for mode in ("forward", "training")
     ]
@@ -91,10 +96,10 @@ def test_wrong_arguments_are_refused(arguments, reason, capsys):
 
 def test_nothing_is_run_in_the_simulator(capsys, monkeypatch):
     monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
-    assert command.main([]) == 2
+    assert bench.main(["--device=cuda"]) == 2
     captured = capsys.readouterr()
     assert captured.err == (
-        "python -m bench.gpu: NUMBA_ENABLE_CUDASIM is set, and the simulator's times mean nothing\n"
+        "python -m bench --device cuda: error: NUMBA_ENABLE_CUDASIM is set, and the simulator's times mean nothing\n"
     )
     assert captured.out == ""
 
@@ -108,7 +113,7 @@ def test_nothing_is_run_without_what_is_needed(capsys, monkeypatch):
     monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setattr(requirements, "check", missing)
     assert command.main([]) == 2
-    assert capsys.readouterr() == ("", "python -m bench.gpu: needs a GPU\n")
+    assert capsys.readouterr() == ("", "python -m bench --device cuda: error: needs a GPU\n")
     monkeypatch.setattr(requirements, "check", lambda: None)
     monkeypatch.setattr(requirements, "has_torch", lambda: False)
     assert command.main([]) == 2
@@ -129,10 +134,11 @@ def test_the_device_tests_can_be_collected():
 def test_tests_that_fail_or_are_skipped_count_as_not_passed():
     text = (
         '<testsuites><testsuite tests="3" failures="{}" errors="0" skipped="{}">'
-        '<testcase name="good"/><testcase name="bad"><failure/></testcase></testsuite></testsuites>'
+        '<testcase name="good"/><testcase name="bad"><failure/></testcase>'
+        '<testcase name="late"><skipped/></testcase></testsuite></testsuites>'
     )
     counted = command.counts(ElementTree.fromstring(text.format(1, 0)))
-    assert counted == {"tests": 3, "failures": 1, "errors": 0, "skipped": 0, "failed": ["bad"]}
+    assert counted == {"tests": 3, "failures": 1, "errors": 0, "skipped": 0, "failed": ["bad"], "left": ["late"]}
     assert not command.passed(counted)
     assert command.passed(counted | {"failures": 0})
     assert not command.passed(counted | {"failures": 0, "skipped": 1})
@@ -147,7 +153,23 @@ def test_device_tests_that_do_not_end_or_cannot_start_are_failures(monkeypatch, 
         raise subprocess.TimeoutExpired("pytest", timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert command.run_tests(60)["failed"] == ["not done after 60 s"]
+    assert command.run_tests(60)["failed"] == ["not done after 150 s"]
+
+
+def test_what_there_is_no_time_for_is_named_and_the_rest_saved(tmp_path, monkeypatch):
+    now, sizes = [0.0], iter((4.0, 3.0, 2.0))
+    cases = [Case("gru", "forward", 1, 5, 1, H, H) for H in (2, 3, 4)]
+
+    def taking(case, names):
+        now[0] += next(sizes)
+        return {"case": asdict(case), "timings": {}, "refused": {}}
+
+    monkeypatch.setattr(command, "measure_case", taking)
+    results = synthetic([])
+    command.measure_cases(results, cases, [], 8.0, tmp_path / "found.json", now=lambda: now[0])
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["left"] == results["left"]
+    assert [point["case"]["H"] for point in results["points"]] == [2, 3]
+    assert results["left"] == ["gru-forward-T5-B1-I4-H4"]
 
 
 # The gate in front of the clock, on the CPU
@@ -180,6 +202,41 @@ def test_fastrnn_gives_the_same_names_as_pytorch_does(monkeypatch):
         assert runner.outputs(runner.call()).keys() == contenders.expected(problem(SMALL), mode).keys()
 
 
+def test_a_case_times_those_that_agree(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(contenders, "DEVICE", "cpu")
+    monkeypatch.setitem(contenders.BOUNDS, "bfloat16", 1e-9)
+    monkeypatch.setattr(timing, "measure", lambda runners, *_: {name: timing.summarize([1.0], 1) for name in runners})
+    point = command.measure_case(SMALL, ["cudnn-float32", "cudnn-bfloat16", "plain-float32"])
+    assert point["case"] == asdict(SMALL)
+    assert set(point["timings"]) == {"cudnn-float32"}
+    assert "allowed 1e-09" in point["refused"]["cudnn-bfloat16"]
+    assert re.match("ValueError: backend", point["refused"]["plain-float32"])  # the paths are those of device="cuda"
+
+
+def test_a_run_writes_what_it_found(tmp_path, monkeypatch, capsys):
+    """All but the GPU: what is run there is put in its place."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    refusing = {"case": asdict(SMALL), "timings": {}, "refused": {"cudnn-float16": "RuntimeError: no"}}
+    tests = synthetic([])["tests"] | {"failures": 1, "failed": ["test_x"]}
+    monkeypatch.setattr(command, "what_is_missing", lambda: None)
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    monkeypatch.setattr(command, "run_tests", lambda seconds: tests)
+    monkeypatch.setattr(command, "measure_case", lambda case, names: refusing)
+    monkeypatch.setattr(floors, "measure", lambda: json.loads(json.dumps(LIMITS)))
+    monkeypatch.setattr("fastrnn.kernels.cuda.launch.device_description", lambda: "Imaginary X1, 10 multiprocessors")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Imaginary X1")
+    assert command.main(["--cells", "lstm", "--hidden", "64"]) == command.EXIT_WRONG_RESULTS
+    results = json.loads((tmp_path / "gpu-imaginary-x1-selected.json").read_text(encoding="utf-8"))
+    assert len(results["points"]) == 5 * 2
+    assert results["software"].keys() >= {"cuDNN", "numba-cuda"}
+    told = capsys.readouterr().err
+    assert "not all device tests passed" in told
+    assert "no time: lstm-training-T4-B3-I5-H6: {'cudnn-float16': 'RuntimeError: no'}" in told
+    assert "Imaginary X1" in report.page(results)
+
+
 # The limits and the page
 
 
@@ -199,7 +256,7 @@ def test_the_page_holds_what_was_measured(tmp_path):
         "timings": {"plain-float32": timed(4.0), "persistent-float32": timed(1.0), "cudnn-float32": timed(2.0)},
         "refused": {"cudnn-float16": "y: error 1.0e+00, allowed 2e-02"},
     }
-    tests = {"tests": 9, "failures": 1, "errors": 0, "skipped": 0, "failed": ["test_x"]}
+    tests = {"tests": 9, "failures": 1, "errors": 0, "skipped": 1, "failed": ["test_x"], "left": ["test_y"]}
     (tmp_path / "docs").mkdir()
     results = json.loads(json.dumps(synthetic([point], tests=tests, left=["gru-forward-T512-B16-I64-H64"])))
     page = report.write_page(results, tmp_path).read_text(encoding="utf-8")
@@ -208,9 +265,19 @@ def test_the_page_holds_what_was_measured(tmp_path):
     assert "| GRU | forward | fastrnn plain, float16 | 0 | - | - |" in page
     assert "| 512 | 8 | 64 | 4.00 (51%) | 1.00 (51%) | - | - | 2.00 (" in page
     assert "the device test `test_x` failed" in page
+    assert "no time was left for the device test `test_y`" in page
     assert "cuDNN, float16 has no time for `gru-forward-T512-B8-I64-H64`: y: error" in page
     assert "no time was left for 1 cases" in page
     assert "| the barrier of 132 blocks | 2.00 µs |" in page
+
+
+def test_the_page_is_that_of_the_results_beside_it():
+    """There are none before somebody has run it on a GPU."""
+    files = sorted((ROOT / "bench" / "results").glob("gpu-*.json"))
+    pages = [report.page(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    page = ROOT / "docs" / "gpu-performance.md"
+    assert page.exists() == bool(pages)
+    assert not pages or page.read_text(encoding="utf-8") in pages
 
 
 def test_only_its_own_results_become_a_page(tmp_path):
@@ -218,7 +285,7 @@ def test_only_its_own_results_become_a_page(tmp_path):
     with pytest.raises(SystemExit, match="no results 'other'"):
         command.report(path)
     path.write_text('{"schema": 1, "points": []}')
-    with pytest.raises(SystemExit, match=r"not results of python -m bench\.gpu"):
+    with pytest.raises(SystemExit, match="not results of python -m bench --device cuda"):
         command.report(path)
 
 

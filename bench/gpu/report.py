@@ -74,7 +74,9 @@ def provenance(results: dict[str, Any]) -> str:
 
 def remarks(results: dict[str, Any]) -> list[str]:
     """A list of whatever went wrong or is missing."""
-    lines = [f"**the device test `{test}` failed**" for test in (results["tests"] or {}).get("failed", ())]
+    tests = results["tests"] or {"failed": (), "left": ()}
+    lines = [f"**the device test `{test}` failed**" for test in tests["failed"]]
+    lines += [f"no time was left for the device test `{test}`" for test in tests["left"]]
     for point in results["points"]:
         for contender, reason in point["refused"].items():
             lines.append(f"{CONTENDERS[contender].label} has no time for `{name(Case(**point['case']))}`: {reason}")
