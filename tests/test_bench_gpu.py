@@ -178,6 +178,7 @@ def test_what_there_is_no_time_for_is_named_and_the_rest_saved(tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["cudnn-float32", "cudnn-bfloat16"])
 @pytest.mark.parametrize("mode", ["forward", "training"])
 def test_results_are_compared_with_float64_on_the_same_device(name, mode, monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.setattr(contenders, "DEVICE", "cpu")
     numbers = problem(SMALL)
     truth = contenders.expected(numbers, mode)
@@ -194,6 +195,7 @@ def test_results_are_compared_with_float64_on_the_same_device(name, mode, monkey
 
 def test_fastrnn_gives_the_same_names_as_pytorch_does(monkeypatch):
     """Here from NumPy arrays, on the CPU."""
+    pytest.importorskip("torch")
     from bench.competitors import prepare_fastrnn
 
     monkeypatch.setattr(contenders, "DEVICE", "cpu")

@@ -23,14 +23,14 @@ PASSES = [(cell, forward) for cell in CELLS for forward in (True, False)]
 STAGES = [(cell, fwd, n) for cell, fwd in PASSES for n in range(len(passes(cell)[0 if fwd else 1].stages))]
 
 
-def name(value):
-    return {True: "forward", False: "backward"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+# what is kept and added besides: all, or in a forward pass without gradients and biases as little as there may be
+GATES = [(*stage, dtype, True) for stage in STAGES for dtype in DTYPES]
+GATES += [(cell, True, n, "float32", False) for cell, forward, n in STAGES if forward]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("cell", "forward", "number"), STAGES, ids=name)
-def test_a_gate_kernel(cell, forward, number, dtype, tmp_path):
-    texts, cooperative = compiled(gate_kernel(cell, forward, number, dtype, True, True), 3)
+@pytest.mark.parametrize(("cell", "forward", "number", "dtype", "all_of_it"), GATES, ids=str)
+def test_a_gate_kernel(cell, forward, number, dtype, all_of_it, tmp_path):
+    texts, cooperative = compiled(gate_kernel(cell, forward, number, dtype, all_of_it, all_of_it), 3)
     assert not cooperative
     for capability, text in texts.items():
         assert_alone_and_precise(text, dtype)
@@ -47,13 +47,14 @@ def stage_patch(cell, forward, patch):
     return patch._replace(columns=patch.columns // len(passes(cell)[0 if forward else 1].stages))
 
 
-@pytest.mark.parametrize(
-    ("cell", "forward", "patch"),
-    [(cell, forward, LARGEST) for cell, forward in PASSES] + [("lstm", True, patch) for patch in PATCHES[:-1]],
-    ids=name,
-)
-def test_a_persistent_kernel(cell, forward, patch, tmp_path):
-    kernel = persistent_kernel(cell, forward, "float32", True, True, stage_patch(cell, forward, patch))
+PERSISTENT = [(cell, forward, LARGEST, True) for cell, forward in PASSES]
+PERSISTENT += [("lstm", True, patch, True) for patch in PATCHES if patch != LARGEST]
+PERSISTENT += [(cell, True, LARGEST, False) for cell in CELLS]
+
+
+@pytest.mark.parametrize(("cell", "forward", "patch", "all_of_it"), PERSISTENT, ids=str)
+def test_a_persistent_kernel(cell, forward, patch, all_of_it, tmp_path):
+    kernel = persistent_kernel(cell, forward, "float32", all_of_it, all_of_it, stage_patch(cell, forward, patch))
     texts, cooperative = compiled(kernel, 2)
     assert cooperative  # all blocks are on the device at once, or the launch fails
     for capability, text in texts.items():

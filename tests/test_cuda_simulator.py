@@ -10,6 +10,8 @@ import pytest
 CASES = Path(__file__).with_name("cuda_simulator_cases.py")
 
 pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+pytest.importorskip("ml_dtypes", reason="ml_dtypes, NumPy's bfloat16, is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 
 
 def test_the_kernels_in_the_simulator():
