@@ -260,13 +260,14 @@ def measure_case(case: Case, names: list[str]) -> dict[str, Any]:
     runners, refused = {}, {}
     try:
         numbers = contenders.device_problem(problem(case), case.dtype)  # once: the contenders convert it where it is
-        truth = contenders.expected(numbers, case.mode)
+        dtypes = {CONTENDERS[name].dtype for name in names}
+        truths = {dtype: contenders.expected(numbers, case.mode, dtype) for dtype in dtypes}
     except torch.OutOfMemoryError:
         return {"case": asdict(case), "timings": {}, "refused": dict.fromkeys(names, "no memory for the float64 truth")}
     for name in names:
         try:
             runner = contenders.prepare(CONTENDERS[name], numbers, case.mode)
-            wrong = contenders.wrong(runner, truth, CONTENDERS[name])
+            wrong = contenders.wrong(runner, truths[CONTENDERS[name].dtype], CONTENDERS[name])
         except Exception as error:  # a contender that fails is one refused: reported, and the run ends in error
             if isinstance(error, ValueError) and "does not fit on this GPU" in str(error):
                 continue  # too large for the persistent path, and so not its case
@@ -275,7 +276,7 @@ def measure_case(case: Case, names: list[str]) -> dict[str, Any]:
             refused[name] = wrong
         else:
             runners[name] = runner
-    del truth
+    truths.clear()
     timings = timing.measure(runners, SECONDS_PER_CASE, clock.settle, clock.sample) if runners else {}
     contenders.use_tf32(False)
     return {

@@ -44,9 +44,10 @@ def prepare(contender: Contender, problem: Problem, mode: str) -> Runner:
     return replace(runner, set_threads=lambda: use_tf32(contender.tf32))
 
 
-def expected(problem: Problem, mode: str) -> dict[str, torch.Tensor]:
-    """What PyTorch computes in float64 on the GPU, which the device tests hold against the NumPy reference."""
-    runner = prepare_torch(device_problem(problem, "float64"), mode, 1, as_returned=_as_it_is)
+def expected(problem: Problem, mode: str, dtype: str) -> dict[str, torch.Tensor]:
+    """What PyTorch computes in float64 on the GPU, from the numbers that a contender with this dtype has."""
+    rounded = device_problem(problem, dtype)
+    runner = prepare_torch(device_problem(rounded, "float64"), mode, 1, as_returned=_as_it_is)
     return runner.outputs(runner.call())
 
 

@@ -33,7 +33,7 @@ PATCHES = tuple(Patch(256, 8, columns, batch) for columns in (4, 12) for batch i
 REGISTERS_A_THREAD = 255
 _FLOAT = 4  # bytes
 
-# In clock cycles, from published figures, not measured yet: `python -m bench --device cuda` measures what they stand for.
+# In clock cycles, from published figures, not measured: `python -m bench --device cuda` would tell.
 _BARRIER = 1100  # arriving at a counter in the second-level cache and seeing the others' arrival
 _EXCHANGE = 900  # a round trip to that cache
 _BLOCK_SYNC = 40
