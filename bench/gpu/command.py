@@ -7,7 +7,8 @@ The results file, `bench/results/NAME.json`, holds "machine", "software", "sourc
 
     "gpu":      the device
     "tests":    {"tests", "failures", "errors", "skipped": counts, "failed", "left": names}, null if they were left out
-    "limits":   {"multiply_add": {dtype or "tf32": FLOP/s}, "bandwidth": B/s, "launch": s, "barrier": {blocks: s}}
+    "limits":   {"device": what the plan of the persistent path depends on, "multiply_add": {dtype or "tf32": FLOP/s},
+                 "bandwidth": B/s, "launch": s, "barrier": {blocks: s}}
     "points":   [{"case": as in `bench.results`,
                   "timings": {contender: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions"}},
                   "refused": {contender: why it has no time}}]

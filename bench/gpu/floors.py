@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import numpy as np
+from fastrnn.kernels.cuda.plan import DeviceLimits, best_plan
+from fastrnn.kernels.cuda.planes import passes as cell_passes
 
 from bench.cases import GATES, Case
 from bench.gpu import clock
@@ -18,16 +21,18 @@ _COPIED = 1 << 28  # bytes
 _LAUNCHES = 1000
 _MEETINGS = 10_000
 _PATIENCE = 5_000_000
+_CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
 _ITEMSIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 
 
 def measure() -> dict[str, Any]:
-    """{"multiply_add": {dtype: FLOP/s}, "bandwidth": B/s, "launch": s, "barrier": {blocks: s}}."""
+    """As "limits" in the results file."""
     from fastrnn.kernels.cuda.launch import device_limits
 
-    most = device_limits().multiprocessors
-    counts = sorted({min(n, most) for n in (2, 16, 64, most)})
+    device = device_limits()
+    counts = sorted({min(n, device.multiprocessors) for n in (2, 16, 64, device.multiprocessors)})
     return {
+        "device": asdict(device),
         "multiply_add": {dtype: _products(dtype) for dtype in (*DTYPES, "tf32")},
         "bandwidth": _bandwidth(),
         "launch": _launch(),
@@ -37,7 +42,7 @@ def measure() -> dict[str, Any]:
 
 def least_seconds(case: Case, dtype: str, path: str | None, limits: dict[str, Any]) -> float:
     """The longest of: the products, the memory that must be read and written once, and for the paths of fastrnn what a
-    step cannot do without, a barrier or two launches.
+    step cannot do without, two launches or the barriers.
     """
     passes = 1 if case.mode == "forward" else 3
     weights = GATES[case.cell] * case.H * (case.I + case.H)
@@ -46,12 +51,21 @@ def least_seconds(case: Case, dtype: str, path: str | None, limits: dict[str, An
         case.flops / limits["multiply_add"][dtype],
         passes * numbers * _ITEMSIZE[dtype] / limits["bandwidth"],
     ]
-    steps = case.T if case.mode == "forward" else 2 * case.T
     if path == "plain":
-        at_least.append(2 * steps * limits["launch"])
+        at_least.append(2 * case.T * (1 if case.mode == "forward" else 2) * limits["launch"])
     elif path == "persistent":
-        at_least.append(steps * min(limits["barrier"].values()))
+        at_least.append(barriers(case, DeviceLimits(**limits["device"])) * min(limits["barrier"].values()))
     return max(at_least)
+
+
+def barriers(case: Case, device: DeviceLimits) -> int:
+    """How many the persistent path meets at, by its plan; one block needs none."""
+    found = 0
+    for run in cell_passes(_CELLS[case.cell])[: 1 if case.mode == "forward" else 2]:
+        plan = best_plan(run, case.H, case.H, case.B, device)
+        if plan is not None and plan.blocks > 1:
+            found += case.T * len(run.stages)
+    return found
 
 
 def _best(call: Any, repetitions: int = 1) -> float:

@@ -20,7 +20,7 @@ Every contender gets the same numbers, on the GPU and in its own type, and is ch
 training all gradients, must agree with what PyTorch makes of these numbers in float64, or it is not timed. Times are
 medians between two CUDA events, contenders in rotating order. *Limit* is the longest of: the products at the speed of a
 large product of that type; reading and writing inputs, outputs and weights once at the speed of a copy; and for each
-step of fastrnn's paths two launches or one barrier. All four were measured in the same run."""
+step of fastrnn's paths two launches or the barriers of its blocks. All four were measured in the same run."""
 
 
 def write_page(results: dict[str, Any], root: Path = ROOT) -> Path:
