@@ -17,7 +17,7 @@ from .check_report import Quantity
 from .checking import check_on_device, expect, judge
 from .experiments.display import Display, RichDisplay, best_display
 from .experiments.host import cpu_name
-from .threads import get_num_threads, set_num_threads
+from .threads import available, get_num_threads, set_num_threads
 
 _NAMED = 6  # how many quantities the list of failures names for each configuration
 _SECONDS = 0.1  # what a configuration may take, before there is an experience of it
@@ -105,9 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             requirements.check()
         except requirements.CudaUnavailable as missing:
             arguments.refuse(f"argument --device: {missing}")
-    chosen = cases(arguments.cell, (arguments.dtype,) if arguments.dtype else known, max(threads))
-    if on_gpu:
-        chosen = [case for case in chosen if not case.padded]  # lengths are not built there
+    dtypes = (arguments.dtype,) if arguments.dtype else known
     use_one_thread()
     for line in _gpu() if on_gpu else _machine(threads):
         show.say(line)
@@ -116,6 +114,10 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     results = []
     try:
+        set_num_threads(max(threads))
+        chosen = cases(arguments.cell, dtypes, available())
+        if on_gpu:
+            chosen = [case for case in chosen if not case.padded]  # lengths are not built there
         with show.progress("Checking") as report:
             for number, case in enumerate(chosen):
                 each = (time.perf_counter() - start) / number if number else _SECONDS

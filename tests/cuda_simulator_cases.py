@@ -4,6 +4,7 @@ The simulator runs every CUDA thread as a thread of Python's, so the sizes are t
 the batch and than a block's share of columns, and end within a patch.
 """
 
+import copy
 import functools
 import gc
 import pickle
@@ -277,6 +278,15 @@ def test_files_pickles_and_state_dicts(kind, tmp_path):
         assert each.dtype == layer.dtype
         for name, array in layer.parameters.items():
             np.testing.assert_array_equal(each.parameters[name], array)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_stream_and_a_backward_cannot_be_copied(copied):
+    layer = make_layer("lstm", 3, 4, device="cuda")
+    with pytest.raises(TypeError, match="a stream can be neither copied nor pickled"):
+        copied(layer.stream())
+    with pytest.raises(TypeError, match="backward: can be neither copied nor pickled on a GPU"):
+        copied(layer.vjp(X)[1])
 
 
 def test_the_same_seed_means_the_same_layer_on_every_device():

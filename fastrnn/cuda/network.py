@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -183,6 +183,9 @@ class DeviceBackward:
         self._saved: _SavedLayers | None = saved
         self._shape = shape
         self._batched = batched
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("backward: can be neither copied nor pickled on a GPU; call vjp again")
 
     def __call__(self, dy: Any, dstate: State = None) -> Gradients:
         """As `layers.Backward`; MemoryError if the gradients do not fit, which leaves the layer as it was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastrnn import validation
 from fastrnn.validation import State
@@ -67,6 +67,9 @@ class DeviceStream:
         no_steps = kind.arrays.zeros((0, self.batch_size, self._layer.input_size), self.dtype.name)
         _, states, batched = layout.inputs(no_steps, state)
         self._state = layout.given_state(states, batched)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
 
 
 def _same(array: Any) -> Any:
