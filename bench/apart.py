@@ -14,11 +14,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bench.cases import Problem, available_cores
-from bench.competitors import Runner
+from bench.competitors import Runner, Unsupported
 
 
 def prepare_apart(competitor: str, problem: Problem, mode: str, threads: int) -> Runner:
-    """The runner of APART[competitor] in its process. It is of use until the next is made there."""
+    """The competitor's runner in its process. It is of use until the next is made there.
+
+    Unsupported where the system cannot pin a process to fewer cores than there are.
+    """
+    if threads < available_cores() and not hasattr(os, "sched_setaffinity"):
+        raise Unsupported("its threads cannot be limited here")
     ask = _process(competitor, threads)
     ask("prepare", problem, mode, threads)
     return Runner(
@@ -53,7 +58,7 @@ def _process(competitor: str, threads: int):
 
 def _serve(connection: Connection, competitor: str, threads: int) -> None:
     """Answer questions until the other end is closed."""
-    if hasattr(os, "sched_setaffinity") and threads < available_cores():
+    if threads < available_cores():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     from bench import timing
     from bench.jax_model import prepare_jax

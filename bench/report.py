@@ -21,10 +21,7 @@ Every competitor gets the same weights, inputs, initial states and upstream grad
 outputs, and in training all gradients (of the input, the initial states and every parameter), must agree with a
 float64 reference, or it is not timed. *Forward* is inference; *training* is a forward and a backward pass.
 PyTorch runs eagerly (`inference_mode` for forward, autograd for training); ONNX Runtime runs a model of one node and
-has no backward pass; JAX runs a jitted `lax.scan` after one product for the inputs of all steps. All keep their default
-settings but for the number of threads. JAX has as many as its process may use cores when it starts, so it runs in a
-process of its own for each number of threads, pinned to so many cores, in turn with the others, and times its calls
-itself.
+has no backward pass. All keep their default settings but for the number of threads.
 
 In each round every competitor is timed once, in rotating order, right after one untimed call, and only when the
 process's CPU time stands still: worker threads of the one before would otherwise still spin on the cores. The tables
@@ -34,6 +31,12 @@ the largest of the competitors'. GFLOP/s count the matrix products only, trainin
 *Limit* compares fastrnn with the least time this machine could take, from its own multiply-add peak and read
 bandwidth as measured in the same run: the products at the peak, or reading R once a step and W once a
 sequence from the cache they fit in, whichever is longer (training reads both once more and writes their gradients)."""
+
+
+JAX_METHOD = """\
+JAX runs a jitted `lax.scan` after one product for the inputs of all steps. It has as many threads as its process may
+use cores when it starts, so it runs in a process of its own for each number of threads, pinned to so many cores, in
+turn with the others, and times its calls itself."""
 
 
 def write_docs(results: Results, root: Path = ROOT) -> list[Path]:
@@ -69,7 +72,8 @@ def performance_page(results: Results) -> str:
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    parts += ["## How it was measured", METHOD, "## Limits of this machine", limits_tables(results)]
+    parts += ["## How it was measured", METHOD]
+    parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 
 
