@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = (GRID, *sections())
     parser.add_argument("--sections", nargs="+", choices=names, metavar="S", help=f"some of {', '.join(names)}")
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS, help="of the grid, like the next four")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS, help="of the grid")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
     parser.add_argument(

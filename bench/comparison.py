@@ -1,4 +1,4 @@
-"""The figures that are drawn from measurements: ratios to the peers, shares of the limit, targets met."""
+"""The figures that are drawn from measurements: ratios to the peers, to one thread, shares of the limits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bench.cases import Case
 from bench.competitors import OURS
 from bench.results import Measurement, Results
 from bench.roofline import least_seconds
-from bench.targets import Reached
 
 
 def times_faster(measurement: Measurement, peer: str | None = None) -> float | None:
@@ -40,28 +38,6 @@ def geometric_mean(ratios: Iterable[float | None]) -> float | None:
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-GOALS = {"forward": 1.15, "training": 1.3}
-"""How many times as fast as the best peer every point of a mode should be."""
-MEANS = {"forward": 2.0, "training": 5.0}
-"""The same for the geometric mean over all points."""
-PEAKS = {"forward": 0.88, "training": 0.8}
-"""The share of the multiply-add peak that large batches should reach."""
-READING = 0.8
-"""The share of the reading limit that a batch of 1 should reach."""
-SECOND_THREAD = 1.8
-"""How many times as fast large batches should be on two threads as on one."""
-
-
-def is_large(case: Case) -> bool:
-    """Whether its products should keep the multiply-add units busy."""
-    return case.B >= 16 and case.H >= 128
-
-
-def is_reading(case: Case) -> bool:
-    """Whether it waits for R from the caches."""
-    return case.B == 1 and case.T > 1 and case.H >= 256
-
-
 def share_of_peak(measurement: Measurement, results: Results) -> float | None:
     """The rate of fastrnn's products over the multiply-add peak of the same run."""
     rate = flop_rate(measurement)
@@ -79,53 +55,6 @@ def over_one_thread(measurement: Measurement, results: Results) -> float | None:
         if other.case == alone and OURS in other.timings:
             return other.timings[OURS].median / measurement.timings[OURS].median
     return None
-
-
-def targets(results: Results) -> list[Reached]:
-    """What the grid of cases should show."""
-
-    def reached(text: str, limit: float, value, chosen=lambda case: True) -> Reached:
-        values = [(m.case.id, value(m)) for m in results.measurements if chosen(m.case)]
-        return Reached(text, limit, [(name, number) for name, number in values if number is not None])
-
-    found = [
-        reached(
-            "training not slower than PyTorch", 1.0,
-            lambda m: times_faster(m, "torch"), lambda case: case.mode == "training",
-        )
-    ]  # fmt: skip
-    for mode, goal in GOALS.items():
-        text = f"{mode} at least {goal} times as fast as the best peer"
-        found.append(reached(text, goal, times_faster, lambda case, mode=mode: case.mode == mode))
-    for mode, goal in MEANS.items():
-        mean = geometric_mean(times_faster(m) for m in results.measurements if m.case.mode == mode)
-        text = f"{mode} on average (geometric mean) at least {goal:g} times as fast as the best peer"
-        found.append(Reached(text, goal, [] if mean is None else [("all points", mean)]))
-    found.append(
-        reached(
-            "one frame in a call not slower than ONNX Runtime", 1.0,
-            lambda m: times_faster(m, "onnxruntime"), lambda case: (case.mode, case.T, case.B) == ("forward", 1, 1),
-        )
-    )  # fmt: skip
-    for mode, goal in PEAKS.items():
-        found.append(
-            reached(
-                f"{mode} at {goal:.0%} of the multiply-add peak or more (B >= 16, H >= 128)", goal,
-                lambda m: share_of_peak(m, results), lambda case, mode=mode: case.mode == mode and is_large(case),
-            )
-        )  # fmt: skip
-    found += [
-        reached(
-            f"forward at {READING:.0%} or more of what reading the weights allows (B = 1, H >= 256)", READING,
-            lambda m: share_of_limit(m, results), lambda case: case.mode == "forward" and is_reading(case),
-        ),
-        reached(
-            f"two threads at least {SECOND_THREAD} times as fast as one (B >= 16, H >= 128)", SECOND_THREAD,
-            lambda m: over_one_thread(m, results), is_large,
-        ),
-        reached("two threads not slower than one", 1.0, lambda m: over_one_thread(m, results)),
-    ]  # fmt: skip
-    return found
 
 
 def grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], tuple]) -> dict[tuple, list[Measurement]]:

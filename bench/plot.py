@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.comparison import GOALS, grouped, times_faster
+from bench.comparison import grouped, times_faster
 from bench.competitors import LABELS
+from bench.grid_targets import GOALS
 from bench.results import Results
 
 # Told apart by shape and by filling as well as by colour, and dark enough on white to be told apart in grey.

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import comparison, plot
 from bench.comparison import geometric_mean, grouped, share_of_limit, times_faster
 from bench.competitors import LABELS, OURS
+from bench.grid_targets import targets
 from bench.machine import ROOT
 from bench.results import Measurement, Results
 from bench.targets import Reached
@@ -66,7 +67,7 @@ def performance_page(results: Results) -> str:
         summary_table(results),
         "## Targets",
         "Frame by frame, growth, float64, memory and start-up are [measured apart](performance-details.md).",
-        targets_section(comparison.targets(results)),
+        targets_section(targets(results)),
         "## All points",
         "Times are medians in milliseconds; *faster* is the best peer's time divided by fastrnn's.",
     ]
@@ -129,11 +130,11 @@ def summary_table(results: Results) -> str:
     return markdown_table(titles, rows, left=2)
 
 
-def targets_section(targets: Sequence[Reached]) -> str:
+def targets_section(all_reached: Sequence[Reached]) -> str:
     """For each target the share of points that reach it, and the points that do not."""
-    short = [line for target in targets if (line := target.shortfall())]
+    short = [line for reached in all_reached if (line := reached.shortfall())]
     titles = ("target", "points that meet it", "share")
-    return "\n\n".join([markdown_table(titles, [target.row() for target in targets]), *short])
+    return "\n\n".join([markdown_table(titles, [reached.row() for reached in all_reached]), *short])
 
 
 def points_table(measurements: Sequence[Measurement], results: Results) -> str:
