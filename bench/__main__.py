@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from bench import details, machine, parity, results, timing
 from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, available_cores, default_threads, problem, table
@@ -158,6 +159,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     if load is not None and load > BUSY * available_cores():
         print(f"warning: other programs are running (load average {load}); with them on the cores no time is reliable")
     print("measuring the machine's limits", flush=True)
+    start = time.perf_counter()
     threads = sorted({case.threads for case in cases})
     run = results.Results(
         name=name,
@@ -168,6 +170,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     )
     for number, case in enumerate(cases, start=1):
         run.measurements.append(measure_case(case, absent, options.seconds_per_case))
+        run.settings["took"] = time.perf_counter() - start
         path = run.save(results.FOLDER)
         print(f"[{number}/{len(cases)}] {progress(run.measurements[-1])}", flush=True)
     print("wrote", path)

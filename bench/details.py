@@ -20,7 +20,7 @@ SCHEMA = 1
 PAGE = "performance-details.md"
 COSTS = """\
 Each section can be measured alone, `python -m bench --sections stream growth`; `grid` is the table of cases on the page
-[Performance](performance.md). Times below are those of the last run of each."""
+[Performance](performance.md). How long each took is said below it."""
 
 
 def measure(names: Sequence[str], name: str, effort: Effort, description: dict) -> None:

@@ -101,6 +101,8 @@ def provenance_table(results: Results) -> str:
         ("Numbers", ", ".join(dtypes)),
         ("Load before the run", machine["load_average"]),
     ]
+    if "took" in results.settings:
+        rows.append(("Time for the run", f"{results.settings['took'] / 60:.1f} minutes"))
     return markdown_table(("", ""), rows, left=2)
 
 

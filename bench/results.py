@@ -9,7 +9,7 @@
       "source": {"commit": hash or null, "modified": whether the timed code differs from it, or null},
       "date": "YYYY-MM-DD HH:MM UTC" of the start,
       "environment": {variable: value} of those set that steer threads or code generation,
-      "settings": {"seconds_per_case": …},
+      "settings": {"seconds_per_case": …, "took": seconds for all, in newer files},
       "limits": {"multiply_add": {dtype: {threads: FLOP/s}},
                  "bandwidth": {threads: [[bytes each thread reads over and over, B/s of all threads], …]}},
       "absent": {competitor: why it could not be imported},

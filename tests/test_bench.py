@@ -214,7 +214,7 @@ def test_the_process_of_a_competitor_hands_errors_back_and_serves_on():
         competitors.COMPETITORS["jax"](replace(problem(case), cell="unknown"), "forward", 1)
     runner = competitors.COMPETITORS["jax"](problem(case), "forward", 1)
     assert parity.check(runner, parity.expected(case), "float32") is None
-    assert 0 < runner.sample(3) < 10
+    assert runner.sample(3) > 0
 
 
 def test_a_competitor_that_times_itself_is_not_timed_from_outside():
