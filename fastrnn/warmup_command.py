@@ -23,28 +23,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the options say. Returns the exit status: 1 if nothing can be kept, or something was not."""
+    """Do what the options say. Returns the exit status: 1 if compiled kernels cannot be kept."""
+    try:
+        problem = _warm_up(arguments)
+    except OSError as error:  # the disk may be full, say
+        problem = str(error)
+    if problem:
+        print(f"python -m fastrnn warmup: error: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _warm_up(arguments: argparse.Namespace) -> str | None:
+    """Compile, and say so; what stands in the way, if anything does."""
     start = time.perf_counter()
     from .kernels import compiled
 
     problem = _no_folder(compiled.cache_folder())
     if problem:
-        print(f"python -m fastrnn warmup: error: {problem}", file=sys.stderr)
-        return 1
+        return problem
     print(f"The cache lies in {compiled.cache_folder()}", flush=True)
     shown: set[str] = set()
     for title, work in _passes(arguments):
         before = time.perf_counter()
-        try:
-            work()
-        except OSError as error:  # the disk may be full, say
-            print(f"python -m fastrnn warmup: error: {compiled.cache_folder()}: {error}", file=sys.stderr)
-            return 1
+        work()
         _show(title, compiled.origins(), shown, time.perf_counter() - before, arguments.verbose)
     origins = compiled.origins()
     found = sum(origins.values())
     print(f"{len(origins) - found} kernels compiled, {found} were in the cache ({time.perf_counter() - start:.1f} s)")
-    return 0
+    return None
 
 
 def _no_folder(folder: Path | None) -> str | None:

@@ -1,6 +1,7 @@
 """Compiled kernels are found again by the next process, and never after their sources have changed; they can be
 compiled ahead."""
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fastrnn import warmup_command
+from fastrnn.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -195,6 +199,18 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, 
     assert done.stderr == (
         f"python -m fastrnn warmup: error: NUMBA_CACHE_DIR: expected a folder that can be written to, got {wanted!r}\n"
     )
+
+
+def test_a_full_disk_is_an_error_of_the_warm_up(monkeypatch, capsys):
+    def fill():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cache/kernel.nbc")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(warmup_command, "_passes", lambda arguments: [("threads", fill)])
+    assert main(["warmup"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("python -m fastrnn warmup: error: ")
+    assert error.endswith("'cache/kernel.nbc'\n")
 
 
 @pytest.fixture
