@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class Runner:
     call: Callable[[], Any]  # one forward pass, or one forward and backward pass: what is timed
     outputs: Callable[[Any], dict[str, np.ndarray]]  # what `call` returned, by name: y, h_n, c_n, x, h_0, c_0, weight_…
     set_threads: Callable[[], None] = lambda: None  # called before every turn of this competitor
+    # seconds for one call, averaged over so many in a row, where this process's clock cannot tell: of a competitor in
+    # another process, or of a GPU
+    sample: Callable[[int], float] | None = None
 
 
 def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
@@ -127,6 +131,13 @@ def prepare_onnxruntime(problem: Problem, mode: str, threads: int) -> Runner:
     return Runner(lambda: session.run(None, feeds), outputs)
 
 
+def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
+    """JAX: a jitted `lax.scan`, in a process of its own: its threads are as many as the cores that it starts with."""
+    from bench.apart import prepare_apart
+
+    return prepare_apart("jax", problem, mode, threads)
+
+
 def _as_state(arrays):
     """One array alone (GRU, RNN), several as a tuple (LSTM), as layers take their state."""
     arrays = tuple(arrays)
@@ -138,13 +149,18 @@ def _as_tuple(state):
 
 
 OURS = "fastrnn"
-LABELS = {"fastrnn": "fastrnn", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
-COMPETITORS = {"fastrnn": prepare_fastrnn, "torch": prepare_torch, "onnxruntime": prepare_onnxruntime}
+LABELS = {"fastrnn": "fastrnn", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
+COMPETITORS = {
+    "fastrnn": prepare_fastrnn,
+    "torch": prepare_torch,
+    "onnxruntime": prepare_onnxruntime,
+    "jax": prepare_jax,
+}
 
 
 def absent_competitors() -> dict[str, str]:
     """Peers that this Python cannot import, with the reason."""
-    requirements = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}
+    requirements = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "jax": ()}
     absent = {}
     for name, modules in requirements.items():
         try:
@@ -152,4 +168,6 @@ def absent_competitors() -> dict[str, str]:
                 __import__(module)
         except ImportError as error:
             absent[name] = str(error)
+    if find_spec("jax") is None:  # looked for, not imported: its threads would start in this process
+        absent["jax"] = "No module named 'jax'"
     return absent

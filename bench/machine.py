@@ -20,7 +20,7 @@ from bench.cases import available_cores
 from bench.roofline import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime")
+PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",

@@ -105,6 +105,17 @@ def test_kernels_import_each_other_relatively():
             assert [name for name in absolute if within(name, "fastrnn") or within(name, "kernels")] == [], module
 
 
+def test_the_hash_of_the_sources_covers_all_that_cpu_kernels_are_made_from():
+    """`compiled.source_hash` reads the folder it lies in, without those below."""
+    reached, more = set(), {"fastrnn.kernels.compiled"}
+    while more:
+        module = more.pop()
+        reached.add(module)
+        more |= {name for name in imported_by(module) if name in SOURCES and name not in reached}
+    assert len(reached) > 10
+    assert {SOURCES[module].parent for module in reached} == {ROOT / "kernels"}
+
+
 def test_kernels_need_numba_and_numpy_only():
     roots = {each.imported.partition(".")[0] for each in ALL if within(each.module, "fastrnn.kernels")}
     assert roots - sys.stdlib_module_names <= {"fastrnn", "numba", "llvmlite", "numpy", "cupy"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def sample(call: Callable[[], object], repetitions: int) -> float:
-    """Seconds of the GPU for one call, averaged over `repetitions` in a row; as `bench.timing` asks for it."""
+    """Seconds of the GPU for one call, averaged over `repetitions` in a row."""
     import torch
 
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

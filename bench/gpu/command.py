@@ -27,7 +27,8 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -276,9 +277,9 @@ def measure_case(case: Case, names: list[str]) -> dict[str, Any]:
         if wrong:
             refused[name] = wrong
         else:
-            runners[name] = runner
+            runners[name] = replace(runner, sample=partial(clock.sample, runner.call))
     truths.clear()
-    timings = timing.measure(runners, SECONDS_PER_CASE, clock.settle, clock.sample) if runners else {}
+    timings = timing.measure(runners, SECONDS_PER_CASE, clock.settle) if runners else {}
     contenders.use_tf32(False)
     return {
         "case": asdict(case),
