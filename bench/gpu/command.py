@@ -37,8 +37,7 @@ from bench import machine, timing
 from bench.cases import CELLS, MODES, Case, problem
 from bench.gpu import PROGRAM, clock, contenders, floors, grid
 from bench.gpu.grid import BATCHES, CONTENDERS, HIDDEN, STEPS
-from bench.pytorch import save
-from bench.results import FOLDER
+from bench.results import FOLDER, write
 
 SCHEMA = 1
 EXIT_WRONG_RESULTS, EXIT_NO_GPU = 1, 2
@@ -222,7 +221,7 @@ def measure(
         "left": [],
     }
     path = FOLDER / f"{name}.json"
-    save(results, path)  # the tests' results outlive whatever the rest may meet
+    write(results, path)  # the tests' results outlive whatever the rest may meet
     print("measuring the GPU's limits", flush=True)
     results["limits"] = floors.measure()
     measure_cases(results, cases, options.contenders, deadline, path)
@@ -248,9 +247,9 @@ def measure_cases(
             break
         results["points"].append(measure_case(case, names))
         longest = max(longest, now() - start)
-        save(results, path)
+        write(results, path)
         print(f"[{number}/{len(cases)}] {progress(results['points'][-1])}", flush=True)
-    save(results, path)
+    write(results, path)
 
 
 def measure_case(case: Case, names: list[str]) -> dict[str, Any]:
