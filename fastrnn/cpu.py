@@ -90,7 +90,8 @@ class CpuLayer:
             saved = Saved(x, states, rows, y, gates, cells, memory)
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        plan.run(*where, address(packed), address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
+        shared = (*where, address(packed), address(x), address(y))
+        plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
         for d in range(D):
             if rows is not None:
                 h_n[d] = rows.final(h_0[d], y[:, d * R : (d + 1) * R], d == 1)
@@ -114,13 +115,17 @@ class CpuLayer:
         dflat = np.zeros(self.parameters.size, self.dtype)
         dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, weights, dflat)
         self.release(saved)
+        return dx, dstates_0, self.named_gradients(dflat)
+
+    def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
             for direction in self.parameters.views(dflat)
         ]
         for direction in gradients:
             self._copy_shared_biases(direction)
-        return dx, dstates_0, gradients
+        return gradients
 
     def gradients_in_time(
         self, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...]
@@ -185,10 +190,11 @@ class CpuLayer:
             kind += " without dy"
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        plan.run(
-            *where, address(packed), address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
-            *self._each(states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept),
+        shared = (
+            *where, address(packed), address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
         )  # fmt: skip
+        each = (states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
+        plan.run(*self._each(shared, *each))
         return (dx[0] if D == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0
 
     def bind_step(self, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None) -> list:
@@ -199,9 +205,13 @@ class CpuLayer:
         plan = self.step_plan(len(x))
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
-        where = (1, len(x), 0, 0)
-        workspace.fill(*where, address(packed), address(x), address(y), *self._each(h, c, c, None, None))
+        shared = (1, len(x), 0, 0, address(packed), address(x), address(y))
+        workspace.fill(*self._each(shared, h, c, c, None, None))
         return [packed, workspace]
+
+    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
+        """As `Planner.plan`."""
+        return self._planner.plan(kind, batch, workers, by_units)
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
@@ -225,22 +235,23 @@ class CpuLayer:
         self, lead: tuple[int, ...], batch: int, rows: Packed | None
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
         """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
-        if rows is None:
-            steps, number, starts, shares = lead[0], lead[0] * batch, 0, 0
-            workers, by_units = self.share_work(number, batch)
-        else:
-            steps, number, starts, shares = rows.steps, rows.total, address(rows.starts), 0
-            workers, by_units = self.share_work(number, batch)
-            team = workers // self.directions
-            if team > 1 and not by_units:
-                shares = address(rows.shares(team))
-        return workers, by_units, (steps, number, starts, shares)
+        number = lead[0] * batch if rows is None else rows.total
+        workers, by_units = self.share_work(number, batch)
+        return workers, by_units, (lead[0], number, 0, 0) if rows is None else self.where(rows, workers, by_units)
 
-    def _each(self, *arrays: np.ndarray | None) -> list[int]:
-        """For each direction, where its part of these arrays begins; 0 for None."""
-        if self.directions == 1:
-            return [0 if array is None else address(array) for array in arrays]
-        return [0 if array is None else address(array) + d * (array.nbytes // 2) for d in range(2) for array in arrays]
+    def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
+        """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""
+        team = workers // self.directions
+        shares = address(rows.shares(team)) if team > 1 and not by_units else 0
+        return rows.steps, rows.total, address(rows.starts), shares
+
+    def _each(self, shared: tuple[int, ...], *arrays: np.ndarray | None) -> list[int]:
+        """A plan's values: for each direction, `shared` and where its part of these arrays begins; 0 for None."""
+        values = [*shared, *[0 if array is None else address(array) for array in arrays]]
+        if self.directions == 2:
+            halves = [0 if array is None else array.nbytes // 2 for array in arrays]
+            values += [*shared, *[start + half for start, half in zip(values[len(shared) :], halves, strict=True)]]
+        return values
 
     def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
         """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
