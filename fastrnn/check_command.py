@@ -59,7 +59,7 @@ def run_case(case: Case, threads: Sequence[int]) -> Result:
     for number in threads:
         set_num_threads(number)
         try:
-            result.quantities[number] = judge(layer, expected).quantities
+            result.quantities[number] = judge(layer, expected, case.recompute).quantities
         except Exception as exception:  # a kernel that this machine cannot compile, say: the others are still of use
             result.exceptions[number] = exception
     return result

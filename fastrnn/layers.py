@@ -155,16 +155,19 @@ class _Recurrent:
                    bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the kernels
                    only: ValueError with backend="reference".
         """
-        if validation.flag("recompute", recompute) and self.backend != "cpu":
-            raise ValueError(
-                f"recompute: expected False with backend={self.backend!r}, which keeps every step, got True"
-            )
+        recompute = self._recompute(recompute)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
         y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
         return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
+
+    def _recompute(self, value: bool) -> bool:
+        """The argument of that name, checked."""
+        if validation.flag("recompute", value) and self.backend != "cpu":
+            raise ValueError(f"recompute: expected False with backend={self.backend!r}, where every step is kept")
+        return value
 
     def stream(self, batch_size: int = 1) -> "Stream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""

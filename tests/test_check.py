@@ -415,6 +415,7 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
         assert {getattr(case, option) for case in chosen} == {True, False}
     assert {case.layers for case in chosen} == {1, 2, 3}
     assert {case.padded for case in chosen} == {True, False}
+    assert {case.recompute for case in chosen} == {True, False}
     assert len({str(case) for case in chosen}) == len(chosen)
     assert {bool(case.P) for case in chosen} == {cell == "lstm_projected"}
 
@@ -460,7 +461,7 @@ def test_the_command_checks_everything_asked_for(capsys):
     assert re.match(r"fastrnn \S+, Python \S+, NumPy \S+, Numba \S+, \S+ \S+\nCPU .+-bit vectors, \d+ vector", output)
     assert "\nThreads: 2\n" in output
     assert "The first run on a machine compiles the kernels, which takes a minute or two.\n" in output
-    assert "\nChecking 100%  32 configurations\n" in output
+    assert "\nChecking 100%  36 configurations\n" in output
     assert re.findall(r"^(\w+ float\d\d)$", output, re.M) == [
         "rnn_relu float32",
         "rnn_relu float64",
@@ -468,8 +469,8 @@ def test_the_command_checks_everything_asked_for(capsys):
         "gru float64",
     ]
     row = r"^T\S+ +(y|h_n|vjp y|vjp h_n|d\S+) +\d\.\de[+-]\d\d  \d\.\de-\d\d  ok$"
-    assert len(re.findall(row, output, re.M)) == 32
-    assert re.search(r"\nAll 32 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
+    assert len(re.findall(row, output, re.M)) == 36
+    assert re.search(r"\nAll 36 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
     assert max(map(len, output.splitlines())) <= 100
 
 

@@ -1,0 +1,186 @@
+"""Backward passes that keep few states, and compute the steps between them again.
+
+`vjp` keeps gates and cell states of all T steps. Here a sequence is cut into segments of about sqrt(T) steps. The pass
+forward keeps the states before each of them, and of the last one all that `vjp` keeps. The pass backward goes from the
+last segment to the first, and runs each but the last forward again from its states. So kept are sqrt(T) states and what
+the gradients of sqrt(T) steps need, for about one forward pass more.
+
+The layers of one direction go through each segment together: what lies between two of them is never there for more
+than a segment. A layer of two directions needs all steps of the one below it, whose y is therefore kept.
+
+All results have the bits that they have without recomputing (see `segments.py`). In the shapes: `T` steps, `B` batch,
+`N` rows of all steps, `L` layers, `D` directions.
+"""
+
+from collections.abc import Sequence as Several
+from math import isqrt
+from typing import Any
+
+import numpy as np
+
+from .dropout import Mask, MaskOfRows
+from .lengths import Packed
+from .segments import Segment, SegmentedLayer, Segments, first_rows
+from .sequence import OptionalStates, Sequence, States
+
+# segments of fewer rows would take more time for their calls than for their steps
+_LEAST_ROWS = 256
+
+Gradients = list[dict[str, np.ndarray]]  # for each direction {short name: gradient}
+
+
+def forward(
+    sequences: Several[Sequence],  # of all layers
+    x: np.ndarray,  # (T, B, I), or (N, I) with `rows`, C-contiguous; not empty
+    states: States,  # (L*D, B, ·), C-contiguous
+    rows: Packed | None,
+    dropout: float,  # 0 where it is not at work
+    generator: np.random.Generator,  # draws the masks, the same as without recomputing
+) -> tuple[np.ndarray, States, "Recomputing"]:
+    """Return y, the final states, and what the backward pass needs: as `Sequence.forward`, through all layers."""
+    total = x.size // x.shape[-1]
+    batch = states[0].shape[1]
+    directions = len(sequences[0].parameters.directions)
+    segments = _cut(total // batch if rows is None else rows.steps, total, batch, rows, directions)
+    masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]] if dropout else []
+    if directions == 1:
+        stacks = [_Stack(sequences, segments, batch, masks)]
+        masks = []
+    else:
+        stacks = [_Stack([sequence], segments, batch, []) for sequence in sequences]
+    y = x.reshape(total, -1)
+    finals = []
+    for n, stack in enumerate(stacks):
+        if n and masks:
+            y = masks[n - 1].part(0, total)(y)
+        y, final = stack.forward(y, _part(states, n, len(stacks)))
+        finals.append(final)
+    states_n = tuple([np.concatenate(s) for s in zip(*finals, strict=True)])
+    return y.reshape(*x.shape[:-1], -1), states_n, Recomputing(x.shape, stacks, masks)
+
+
+class Recomputing:
+    """The backward pass of a run, once, and what it needs: x, and the states before each segment."""
+
+    def __init__(self, shape: tuple[int, ...], stacks: list["_Stack"], masks: list[MaskOfRows]) -> None:
+        self._shape = shape
+        self._stacks = stacks
+        self._masks = masks  # between the stacks; empty without dropout
+
+    def backward(self, dy: np.ndarray | None, dstates: OptionalStates) -> tuple[np.ndarray, States, list[Gradients]]:
+        """As `Sequence.backward`, through all layers, with dstates (L*D, B, ·); the gradients are those of each."""
+        number, total = len(self._stacks), len(self._stacks[0].x)
+        gradients: list[Gradients] = []
+        initials = []
+        dx: Any = None if dy is None else dy.reshape(total, -1)
+        for n in range(number - 1, -1, -1):
+            dx, initial, own = self._stacks.pop().backward(dx, _part(dstates, n, number))
+            initials.append(initial)
+            gradients = own + gradients
+            if n and self._masks:
+                dx = self._masks[n - 1].part(0, total)(dx)
+        dstates_0 = tuple([np.concatenate(s) for s in zip(*initials[::-1], strict=True)])
+        return dx.reshape(self._shape), dstates_0, gradients
+
+
+class _Stack:
+    """Layers that go through each segment together."""
+
+    def __init__(
+        self, sequences: Several[Sequence], segments: list[Segments], batch: int, masks: list[MaskOfRows]
+    ) -> None:
+        most_rows = max(segment.number for together in segments for segment in together)
+        self._layers = [SegmentedLayer(sequence.kernels(), batch, most_rows) for sequence in sequences]
+        self._segments = segments
+        self._masks = masks  # between the layers; empty without dropout
+        lead, dtype = (len(segments[0]), most_rows), sequences[0].dtype
+        self._outputs = [np.empty((*lead, sequence.output_size), dtype) for sequence in sequences]
+        self._inputs = [(*lead, sequence.input_size) for sequence in sequences]
+
+    def forward(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """From x (N, I) to y (N, D*R). Keeps x, the states before each segment, and all that the last one needs."""
+        self.x = x
+        y = np.empty((len(x), self._outputs[-1].shape[-1]), x.dtype)
+        now = tuple([s.copy() for s in states])
+        self._before = tuple([np.empty((len(self._segments), *s.shape), s.dtype) for s in states])
+        last = len(self._segments) - 1
+        for j, segments in enumerate(self._segments):
+            for before, s in zip(self._before, now, strict=True):
+                before[j] = s
+            self._run(segments, self._masks_of(segments), now, y, save=j == last)
+        return y, now
+
+    def backward(self, dy: np.ndarray | None, dstates: OptionalStates) -> tuple[np.ndarray, States, list[Gradients]]:
+        """From dy (N, D*R) to dx (N, I), the gradients of the initial states, and those of each layer's parameters."""
+        now = tuple(
+            [np.zeros_like(s[0]) if ds is None else ds.copy() for s, ds in zip(self._before, dstates, strict=True)]
+        )
+        two = len(self._segments[0]) == 2
+        dx = np.full_like(self.x, -0.0) if two else np.empty_like(self.x)  # -0: a + -0 is a, for any a
+        # for gradients of what layers read; the first one's go to dx at once, unless two are to be added
+        room: list[Any] = [np.empty(shape, dx.dtype) if n or two else None for n, shape in enumerate(self._inputs)]
+        for layer in self._layers:
+            layer.begin_backward()
+        last = len(self._segments) - 1
+        for j in range(last, -1, -1):
+            segments = self._segments[j]
+            masks = self._masks_of(segments)
+            if j < last:
+                self._run(segments, masks, tuple([s[j] for s in self._before]), None, save=True)
+            above: Any = None if dy is None else _rows(segments, dy)
+            for n in range(len(self._layers) - 1, -1, -1):
+                below = _rows(segments, dx) if room[n] is None else first_rows(segments, room[n])
+                self._layers[n].backward(segments, above, below, _part(now, n, len(self._layers)), more=j > 0)
+                above = [masks[n - 1](below[0])] if n and masks else below
+            if two:
+                for total, own in zip(_rows(segments, dx), above, strict=True):
+                    total += own
+        return dx, now, [layer.gradients() for layer in self._layers]
+
+    def _run(self, segments: Segments, masks: list[Mask], states: States, y: np.ndarray | None, *, save: bool) -> None:
+        """Run a segment forward from `states`, which become those behind it; `y`: where the last layer's output goes,
+        if not into the stack's own memory."""
+        below = _rows(segments, self.x)
+        for n, layer in enumerate(self._layers):
+            if n and masks:
+                below = [masks[n - 1](below[0])]
+            last = n == len(self._layers) - 1
+            above = _rows(segments, y) if last and y is not None else first_rows(segments, self._outputs[n])
+            run = layer.forward_saving if save else layer.forward
+            run(segments, below, above, _part(states, n, len(self._layers)))
+            below = above
+
+    def _masks_of(self, segments: Segments) -> list[Mask]:
+        return [mask.part(segments[0].start, segments[0].stop) for mask in self._masks]
+
+
+def _rows(segments: Segments, sequence: np.ndarray) -> list[np.ndarray]:
+    """Those of each direction's segment in (N, width)."""
+    return [sequence[segment.start : segment.stop] for segment in segments]
+
+
+def _cut(steps: int, total: int, batch: int, rows: Packed | None, directions: int) -> list[Segments]:
+    """All segments, in the order in which each direction comes to them.
+
+    They have as many steps as there are segments, or more where their rows would be too few.
+    """
+    each = max(isqrt(steps - 1) + 1, -(-_LEAST_ROWS * steps // total))
+    segments: list[Segments] = []
+    for first in range(0, steps, each):
+        last = min(first + each, steps)
+        cuts = [(first, last), (steps - last, steps - first)]
+        segments.append(tuple([_segment(*cut, batch, rows) for cut in cuts[:directions]]))
+    return segments
+
+
+def _segment(first: int, last: int, batch: int, rows: Packed | None) -> Segment:
+    """The steps first .. last - 1."""
+    if rows is None:
+        return Segment(last - first, first * batch, last * batch, None)
+    start, stop = (int(rows.starts[step + 1]) for step in (first, last))
+    return Segment(last - first, start, stop, Packed(rows.batch_sizes[first:last], batch))
+
+
+def _part(states: OptionalStates, n: int, number: int) -> tuple[Any, ...]:
+    """What layer, or stack, n of so many has of the states (L*D, B, ·)."""
+    return tuple([None if s is None else s[n * len(s) // number : (n + 1) * len(s) // number] for s in states])
