@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,16 @@ class Memory(NamedTuple):
     cells: np.ndarray
 
 
+def _final(rows: Packed | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The states (D, B, n) after the last step. `steps` has those of each direction at all steps, (T, B, n)."""
+    if rows is None and len(steps) == 1:
+        return steps[0][-1:].copy()
+    final = np.empty_like(initial, order="C")
+    for d, states in enumerate(steps):
+        final[d] = states[0 if d else -1] if rows is None else rows.final(initial[d], states, d == 1)
+    return final
+
+
 class CpuLayer:
     """One layer, one or two directions, on the CPU kernels. Arguments as in `Sequence`."""
 
@@ -71,38 +82,29 @@ class CpuLayer:
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Saved | None]:
         """As `Sequence.forward`."""
-        D, H, R = self.directions, self.hidden_size, self.output_size
+        D, R = self.directions, self.output_size
         packed = self.weights.current(self.weights.forward, weights)  # held until the kernels have read it
         lead = x.shape[:-1]
         h_0 = states[0]
         batch = h_0.shape[1]
         y = np.empty((*lead, D * R), self.dtype)
-        h_n = np.empty((D, batch, R), self.dtype)
-        states_n: tuple[np.ndarray, ...] = (h_n,)
         saved, gates, cells, c_0, c_n = None, None, None, None, None
-        if self.cell.has_cell_state:
-            # without saving, the kernel keeps the cell state here, step after step
-            c_0, c_n = states[1], np.empty((D, batch, H), self.dtype) if save else states[1].copy()
-            states_n = (h_n, c_n)
         if save:
             memory = self._memory_to_save(lead)
             gates, cells = memory.gates, memory.cells
             saved = Saved(x, states, rows, y, gates, cells, memory)
+            if self.cell.has_cell_state:
+                c_0 = states[1]
+        elif self.cell.has_cell_state:
+            c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        shared = (*where, address(packed), address(x), address(y))
+        shared = (*where, packed.address, address(x), address(y))
         plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
-        for d in range(D):
-            if rows is not None:
-                h_n[d] = rows.final(h_0[d], y[:, d * R : (d + 1) * R], d == 1)
-                if saved is not None and c_n is not None:
-                    c_n[d] = rows.final(states[1][d], saved.cells[d], d == 1)
-            else:
-                last = 0 if d else -1
-                h_n[d] = y[last, :, d * R : (d + 1) * R]
-                if saved is not None and c_n is not None:
-                    c_n[d] = saved.cells[d, last]
-        return y, states_n, saved
+        h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
+        if saved is not None and self.cell.has_cell_state:
+            c_n = _final(rows, states[1], saved.cells)
+        return y, (h_n,) if c_n is None else (h_n, c_n), saved
 
     def backward(
         self,
@@ -191,7 +193,7 @@ class CpuLayer:
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan(kind, batch, workers, by_units)
         shared = (
-            *where, address(packed), address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
+            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
         )  # fmt: skip
         each = (states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
         plan.run(*self._each(shared, *each))
@@ -205,7 +207,7 @@ class CpuLayer:
         plan = self.step_plan(len(x))
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
-        shared = (1, len(x), 0, 0, address(packed), address(x), address(y))
+        shared = (1, len(x), 0, 0, packed.address, address(x), address(y))
         workspace.fill(*self._each(shared, h, c, c, None, None))
         return [packed, workspace]
 

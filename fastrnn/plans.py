@@ -53,8 +53,12 @@ class Plan:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace(self.template, self.work_bytes)
-        workspace.fill(*values)
-        threads.run(self.kernel, workspace.block_address, self.workers, self.template.block_bytes, self.template.number)
+        bytes_each, number = self.template.block_bytes, self.template.number
+        if self.workers < max(2, number):
+            workspace.run_alone(self.kernel, bytes_each, number, *values)
+        else:
+            workspace.fill(*values)
+            threads.run(self.kernel, workspace.block_address, self.workers, bytes_each, number)
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(workspace)
 
@@ -73,6 +77,10 @@ class Workspace:
     def fill(self, *values: int) -> None:
         """Write the values of the template's buffers into the block, but for the last, `work`."""
         self._filler(*values, self._work_address)
+
+    def run_alone(self, kernel: int, block_bytes: int, number: int, *values: int) -> None:
+        """Fill, and run the kernel on the `number` blocks on one thread."""
+        self._filler.run(kernel, block_bytes, number, *values, self._work_address)
 
 
 class Planner:

@@ -60,7 +60,7 @@ class SegmentedLayer:
     def forward(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
         """From x (n, I) fill each direction's half of its y (n, D*R). Nothing is kept."""
         h, c = _split(states)
-        weights = self._forward_weights
+        weights = self._forward_weights.address
         each: list[_Values] = [(weights, x[d], y[d], h[d], None, c[d], None, None) for d in range(len(segments))]
         self._run("forward", segments, each)
         self._move_on(segments, h, _halves(y))
@@ -74,7 +74,7 @@ class SegmentedLayer:
         gates, cells = (first_rows(segments, room) for room in self._room)
         self._kept = x, y, gates, cells, tuple([s.copy() for s in states])
         h, c = _split(states)
-        weights = self._forward_weights
+        weights = self._forward_weights.address
         each: list[_Values] = [
             (weights, x[d], y[d], h[d], c[d], None, gates[d], cells[d]) for d in range(len(segments))
         ]
@@ -105,7 +105,7 @@ class SegmentedLayer:
             dh = empty((len(half), width), half.dtype) if projected else None
             before = self._taken[d] % BLOCK_ROWS
             each.append((
-                self._backward_weights, x[d], y[d], None if dy is None else dy[d], self._dflat, h[d], c[d],
+                self._backward_weights.address, x[d], y[d], None if dy is None else dy[d], self._dflat, h[d], c[d],
                 gates[d], cells[d], h_prev, dh_0[d], dc_0[d], dh, dx[d], to_open, before, int(more),
             ))  # fmt: skip
             self._taken[d] += segment.number
