@@ -24,7 +24,7 @@ from .segments import Segment, SegmentedLayer, Segments, first_rows
 from .sequence import OptionalStates, Sequence, States
 
 # segments of fewer rows would take more time for their calls than for their steps
-_LEAST_ROWS = 256
+_LEAST_ROWS = 512
 
 Gradients = list[dict[str, np.ndarray]]  # for each direction {short name: gradient}
 

@@ -587,7 +587,7 @@ def test_the_command_in_a_process_of_its_own_writes_no_control_characters():
     finished = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert set(finished.stdout) <= {chr(code) for code in range(32, 127)} | {"\n"}
-    assert "All 8 configurations are within their bounds" in finished.stdout
+    assert "All 9 configurations are within their bounds" in finished.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
