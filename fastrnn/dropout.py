@@ -13,8 +13,9 @@ class Mask:
         self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        masked = values * self.kept
-        masked *= self.scale
+        with np.errstate(all="ignore"):
+            masked = values * self.kept
+            masked *= self.scale
         return masked
 
 

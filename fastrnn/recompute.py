@@ -44,16 +44,16 @@ def forward(
     segments = _cut(total // batch if rows is None else rows.steps, total, batch, rows, directions)
     masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]] if dropout else []
     if directions == 1:
-        stacks = [_Stack(sequences, segments, batch, masks)]
+        stacks = [_Stack(segments, batch, masks)]
         masks = []
     else:
-        stacks = [_Stack([sequence], segments, batch, []) for sequence in sequences]
+        stacks = [_Stack(segments, batch, []) for _ in sequences]
     y = x.reshape(total, -1)
     finals = []
     for n, stack in enumerate(stacks):
         if n and masks:
             y = masks[n - 1].part(0, total)(y)
-        y, final = stack.forward(y, _part(states, n, len(stacks)))
+        y, final = stack.forward(_part(sequences, n, len(stacks)), y, _states_of(states, n, len(stacks)))
         finals.append(final)
     states_n = tuple([np.concatenate(s) for s in zip(*finals, strict=True)])
     return y.reshape(*x.shape[:-1], -1), states_n, Recomputing(x.shape, stacks, masks)
@@ -67,14 +67,17 @@ class Recomputing:
         self._stacks = stacks
         self._masks = masks  # between the stacks; empty without dropout
 
-    def backward(self, dy: np.ndarray | None, dstates: OptionalStates) -> tuple[np.ndarray, States, list[Gradients]]:
+    def backward(
+        self, sequences: Several[Sequence], dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, list[Gradients]]:
         """As `Sequence.backward`, through all layers, with dstates (L*D, B, ·); the gradients are those of each."""
         number, total = len(self._stacks), len(self._stacks[0].x)
         gradients: list[Gradients] = []
         initials = []
         dx: Any = None if dy is None else dy.reshape(total, -1)
         for n in range(number - 1, -1, -1):
-            dx, initial, own = self._stacks.pop().backward(dx, _part(dstates, n, number))
+            stack = self._stacks.pop()
+            dx, initial, own = stack.backward(_part(sequences, n, number), dx, _states_of(dstates, n, number))
             initials.append(initial)
             gradients = own + gradients
             if n and self._masks:
@@ -84,71 +87,91 @@ class Recomputing:
 
 
 class _Stack:
-    """Layers that go through each segment together."""
+    """Layers that go through each segment together. They are given anew to each pass: a copy may be of other layers."""
 
-    def __init__(
-        self, sequences: Several[Sequence], segments: list[Segments], batch: int, masks: list[MaskOfRows]
-    ) -> None:
-        most_rows = max(segment.number for together in segments for segment in together)
-        self._layers = [SegmentedLayer(sequence.kernels(), batch, most_rows) for sequence in sequences]
+    def __init__(self, segments: list[Segments], batch: int, masks: list[MaskOfRows]) -> None:
         self._segments = segments
+        self._batch = batch
+        self._most_rows = max(segment.number for together in segments for segment in together)
         self._masks = masks  # between the layers; empty without dropout
-        lead, dtype = (len(segments[0]), most_rows), sequences[0].dtype
-        self._outputs = [np.empty((*lead, sequence.output_size), dtype) for sequence in sequences]
-        self._inputs = [(*lead, sequence.input_size) for sequence in sequences]
 
-    def forward(self, x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+    def forward(self, sequences: Several[Sequence], x: np.ndarray, states: States) -> tuple[np.ndarray, States]:
         """From x (N, I) to y (N, D*R). Keeps x, the states before each segment, and all that the last one needs."""
+        layers = [SegmentedLayer(s.kernels(), self._batch, self._most_rows) for s in sequences]
         self.x = x
-        y = np.empty((len(x), self._outputs[-1].shape[-1]), x.dtype)
+        self._outputs = [self._room(s.output_size, x.dtype) for s in sequences]
+        y = np.empty((len(x), sequences[-1].output_size), x.dtype)
         now = tuple([s.copy() for s in states])
         self._before = tuple([np.empty((len(self._segments), *s.shape), s.dtype) for s in states])
         last = len(self._segments) - 1
         for j, segments in enumerate(self._segments):
             for before, s in zip(self._before, now, strict=True):
                 before[j] = s
-            self._run(segments, self._masks_of(segments), now, y, save=j == last)
+            self._run(layers, segments, self._masks_of(segments), now, y, save=j == last)
+        self._kept = [layer.kept for layer in layers]
         return y, now
 
-    def backward(self, dy: np.ndarray | None, dstates: OptionalStates) -> tuple[np.ndarray, States, list[Gradients]]:
+    def backward(
+        self, sequences: Several[Sequence], dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, list[Gradients]]:
         """From dy (N, D*R) to dx (N, I), the gradients of the initial states, and those of each layer's parameters."""
+        layers = [
+            SegmentedLayer(s.kernels(), self._batch, self._most_rows, kept)
+            for s, kept in zip(sequences, self._kept, strict=True)
+        ]
+        number = len(layers)
         now = tuple(
             [np.zeros_like(s[0]) if ds is None else ds.copy() for s, ds in zip(self._before, dstates, strict=True)]
         )
         two = len(self._segments[0]) == 2
         dx = np.full_like(self.x, -0.0) if two else np.empty_like(self.x)  # -0: a + -0 is a, for any a
         # for gradients of what layers read; the first one's go to dx at once, unless two are to be added
-        room: list[Any] = [np.empty(shape, dx.dtype) if n or two else None for n, shape in enumerate(self._inputs)]
-        for layer in self._layers:
+        rooms = [self._room(s.input_size, dx.dtype) if n or two else None for n, s in enumerate(sequences)]
+        for layer in layers:
             layer.begin_backward()
         last = len(self._segments) - 1
         for j in range(last, -1, -1):
             segments = self._segments[j]
             masks = self._masks_of(segments)
             if j < last:
-                self._run(segments, masks, tuple([s[j] for s in self._before]), None, save=True)
+                self._run(layers, segments, masks, tuple([s[j] for s in self._before]), None, save=True)
             above: Any = None if dy is None else _rows(segments, dy)
-            for n in range(len(self._layers) - 1, -1, -1):
-                below = _rows(segments, dx) if room[n] is None else first_rows(segments, room[n])
-                self._layers[n].backward(segments, above, below, _part(now, n, len(self._layers)), more=j > 0)
+            for n in range(number - 1, -1, -1):
+                room = rooms[n]
+                below = _rows(segments, dx) if room is None else first_rows(segments, room)
+                layers[n].backward(segments, above, below, _states_of(now, n, number), more=j > 0)
                 above = [masks[n - 1](below[0])] if n and masks else below
             if two:
-                for total, own in zip(_rows(segments, dx), above, strict=True):
-                    total += own
-        return dx, now, [layer.gradients() for layer in self._layers]
+                with np.errstate(all="ignore"):
+                    for total, own in zip(_rows(segments, dx), above, strict=True):
+                        total += own
+        return dx, now, [layer.gradients() for layer in layers]
 
-    def _run(self, segments: Segments, masks: list[Mask], states: States, y: np.ndarray | None, *, save: bool) -> None:
+    def _run(
+        self,
+        layers: list[SegmentedLayer],
+        segments: Segments,
+        masks: list[Mask],
+        states: States,
+        y: np.ndarray | None,
+        *,
+        save: bool,
+    ) -> None:
         """Run a segment forward from `states`, which become those behind it; `y`: where the last layer's output goes,
         if not into the stack's own memory."""
         below = _rows(segments, self.x)
-        for n, layer in enumerate(self._layers):
+        for n, layer in enumerate(layers):
             if n and masks:
                 below = [masks[n - 1](below[0])]
-            last = n == len(self._layers) - 1
+            last = n == len(layers) - 1
             above = _rows(segments, y) if last and y is not None else first_rows(segments, self._outputs[n])
             run = layer.forward_saving if save else layer.forward
-            run(segments, below, above, _part(states, n, len(self._layers)))
+            run(segments, below, above, _states_of(states, n, len(layers)))
             below = above
+
+    def _room(self, width: int, dtype: np.dtype) -> np.ndarray:
+        """For a segment of each direction."""
+        return np.empty((len(self._segments[0]), self._most_rows, width), dtype)
 
     def _masks_of(self, segments: Segments) -> list[Mask]:
         return [mask.part(segments[0].start, segments[0].stop) for mask in self._masks]
@@ -181,6 +204,11 @@ def _segment(first: int, last: int, batch: int, rows: Packed | None) -> Segment:
     return Segment(last - first, start, stop, Packed(rows.batch_sizes[first:last], batch))
 
 
-def _part(states: OptionalStates, n: int, number: int) -> tuple[Any, ...]:
+def _part(all_of: Any, n: int, number: int) -> Any:
+    """Part n of so many, all equal."""
+    return all_of[n * len(all_of) // number : (n + 1) * len(all_of) // number]
+
+
+def _states_of(states: OptionalStates, n: int, number: int) -> tuple[Any, ...]:
     """What layer, or stack, n of so many has of the states (L*D, B, ·)."""
-    return tuple([None if s is None else s[n * len(s) // number : (n + 1) * len(s) // number] for s in states])
+    return tuple([None if s is None else _part(s, n, number) for s in states])

@@ -43,19 +43,29 @@ class Segment(NamedTuple):
 Segments = tuple[Segment, ...]  # those that the directions run at once
 
 
+class Kept(NamedTuple):
+    """What a segment's backward pass needs. The next segment's may have its memory."""
+
+    x: Arrays
+    y: Arrays
+    states: States  # before it
+    gates: np.ndarray  # (D, most rows of any segment, saved planes * H)
+    cells: np.ndarray  # (D, most rows, H); empty for a cell without a cell state
+
+
 class SegmentedLayer:
-    """Runs one layer forward and backward.
+    """Runs one layer, forward or backward.
 
     States and their gradients are tuples of (D, B, ·), as in `Sequence`. A method that takes them before a segment
     makes them those behind it, in the order in which it runs.
     """
 
-    def __init__(self, layer: CpuLayer, batch: int, most_rows: int) -> None:
+    def __init__(self, layer: CpuLayer, batch: int, most_rows: int, kept: Kept | None = None) -> None:
         self._layer = layer
         self._batch = batch
         self._most_rows = most_rows  # of any segment
         self._forward_weights = layer.weights.current(layer.weights.forward)
-        self._room: list[np.ndarray] = []
+        self.kept = kept  # of the segment that `forward_saving` was called with last
 
     def forward(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
         """From x (n, I) fill each direction's half of its y (n, D*R). Nothing is kept."""
@@ -68,11 +78,13 @@ class SegmentedLayer:
     def forward_saving(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
         """As `forward`, and keep what `backward` needs, the arrays among it."""
         layer = self._layer
-        if not self._room:
+        if self.kept is None:
             widths = (len(layer.cell.saved) * layer.hidden_size, layer.hidden_size if layer.cell.has_cell_state else 0)
-            self._room = [empty((layer.directions, self._most_rows, width), layer.dtype) for width in widths]
-        gates, cells = (first_rows(segments, room) for room in self._room)
-        self._kept = x, y, gates, cells, tuple([s.copy() for s in states])
+            rooms = [empty((layer.directions, self._most_rows, width), layer.dtype) for width in widths]
+        else:
+            rooms = [self.kept.gates, self.kept.cells]
+        self.kept = Kept(x, y, tuple([s.copy() for s in states]), *rooms)
+        gates, cells = (first_rows(segments, room) for room in rooms)
         h, c = _split(states)
         weights = self._forward_weights.address
         each: list[_Values] = [
@@ -91,11 +103,13 @@ class SegmentedLayer:
         self._taken = [0] * layer.directions  # rows that are in these sums
 
     def backward(self, segments: Segments, dy: Arrays | None, dx: Arrays, dstates: States, more: bool) -> None:
-        """Fill dx (n, I) from dy (n, D*R), for the segments that `forward_saving` was called with last.
+        """Fill dx (n, I) from dy (n, D*R), for the segments that `kept` is of.
 
         more  whether others will follow
         """
-        x, y, gates, cells, states = self._kept
+        assert self.kept is not None
+        x, y, states, *rooms = self.kept
+        gates, cells = (first_rows(segments, room) for room in rooms)
         (h, c), (dh_0, dc_0) = _split(states), _split(dstates)
         projected, width = self._layer.cell.name == "lstm_projected", self._layer.output_size
         to_open = address(self._open) - address(self._dflat)

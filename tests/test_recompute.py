@@ -1,5 +1,6 @@
 """`vjp(..., recompute=True)`: the same bits, in memory of the order of the square root of the number of steps."""
 
+import copy
 import gc
 import tracemalloc
 from itertools import product
@@ -260,6 +261,17 @@ def test_backward_may_be_called_once():
         backward(problem.dy)
 
 
+@every_kind
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_deep_copy_is_a_run_of_its_own(kind, bidirectional):
+    layer = make_layer(kind, I, H, num_layers=2, bidirectional=bidirectional, dropout=0.2)
+    problem = random_problem(layer, 20, 3)
+    _, backward = layer.vjp(problem.x, as_state(problem.state), [20, 7, 3], recompute=True)
+    other = copy.deepcopy(backward)
+    gradients, others = (each(problem.dy, as_state(problem.dstate)) for each in (backward, other))
+    assert_same_bits({"x": others.x} | others.parameters, {"x": gradients.x} | gradients.parameters)
+
+
 def test_nothing_of_the_callers_is_written_to():
     layer = make_layer("lstm", I, H, num_layers=2, bidirectional=True)
     problem = random_problem(layer, 20, 3)
@@ -270,8 +282,8 @@ def test_nothing_of_the_callers_is_written_to():
     (y, state), backward = layer.vjp(problem.x, as_state(problem.state), recompute=True)
     kept = [array.copy() for array in (y, *state)]
     backward(problem.dy, as_state(problem.dstate))
-    for array, copy in zip([*given, y, *state], copies + kept, strict=True):
-        np.testing.assert_array_equal(array, copy)
+    for array, before in zip([*given, y, *state], copies + kept, strict=True):
+        np.testing.assert_array_equal(array, before)
 
 
 def test_the_reference_refuses():
@@ -301,8 +313,8 @@ def test_check_compares_with_the_reference(kind, monkeypatch):
     assert report.title == f"{layer!r}, x (20, 3, 5), recompute=True"
     backward = recompute._Stack.backward
 
-    def wrong(self, dy, dstates):
-        dx, dstates_0, gradients = backward(self, dy, dstates)
+    def wrong(self, *arguments):
+        dx, dstates_0, gradients = backward(self, *arguments)
         return 1.001 * dx, dstates_0, gradients
 
     monkeypatch.setattr(recompute._Stack, "backward", wrong)
