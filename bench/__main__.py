@@ -18,6 +18,9 @@ BUSY = 0.25  # load average, as a share of the cores, above which a warning is g
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda has options of its own: --device cuda --help"
+    )
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
@@ -38,6 +41,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.seconds_per_case is None:
         options.seconds_per_case = 0.2 if options.quick else 1.5
     return options
+
+
+def split_device(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """What --device says, and the other arguments."""
+    parser = argparse.ArgumentParser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    parser.add_argument("--device")
+    options, others = parser.parse_known_args(arguments)
+    return options.device, others
 
 
 def default_name(options: argparse.Namespace, description: dict) -> str:
@@ -91,6 +102,11 @@ def progress(measurement: results.Measurement) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
+    device, others = split_device(arguments)
+    if device == "cuda":
+        from bench.gpu import command
+
+        return command.main(others)
     options = parse(arguments)
     description = machine.describe()
     name = options.name or default_name(options, description)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bench.competitors import OURS
 from bench.results import Measurement, Results
 from bench.roofline import least_seconds
+
+_Point = TypeVar("_Point")
 
 
 def times_faster(measurement: Measurement, peer: str | None = None) -> float | None:
@@ -65,9 +68,9 @@ TARGETS = (
 )
 
 
-def grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], tuple]) -> dict[tuple, list[Measurement]]:
+def grouped(measurements: Iterable[_Point], key: Callable[[_Point], tuple]) -> dict[tuple, list[_Point]]:
     """Measurements by key, in the order in which keys first occur."""
-    groups: dict[tuple, list[Measurement]] = {}
+    groups: dict[tuple, list[_Point]] = {}
     for measurement in measurements:
         groups.setdefault(key(measurement), []).append(measurement)
     return groups

@@ -35,7 +35,7 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
 
     _, _, I, H = problem.sizes
     layer_class = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}[problem.cell]
-    layer = layer_class(I, H, dtype=str(problem.x.dtype), seed=0, **options)
+    layer = layer_class(I, H, dtype=str(problem.x.dtype).removeprefix("torch."), seed=0, **options)
     layer.load_state_dict(problem.parameters)
     state, dstate = _as_state(problem.state.values()), _as_state(problem.dstate.values())
 
@@ -57,20 +57,28 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
     return Runner(forward if mode == "forward" else training, outputs, lambda: fastrnn.set_num_threads(threads))
 
 
-def prepare_torch(problem: Problem, mode: str, threads: int) -> Runner:
-    """PyTorch eager: inference mode for forward; autograd to x, the initial states and every parameter for training."""
+def _on_host(tensor: Any) -> np.ndarray:
+    return tensor.detach().numpy().copy()
+
+
+def prepare_torch(problem: Problem, mode: str, threads: int, as_returned: Callable[[Any], Any] = _on_host) -> Runner:
+    """PyTorch eager: inference mode for forward; autograd to x, the initial states and every parameter for training.
+
+    The problem may hold tensors; it runs where they are. `as_returned` makes of tensors what `outputs` returns.
+    """
     import torch
 
     _, _, I, H = problem.sizes
     module_class = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[problem.cell]
-    module = module_class(I, H, dtype=torch.from_numpy(problem.x).dtype)
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in problem.parameters.items()})
+    x = torch.as_tensor(problem.x)
+    module = module_class(I, H, dtype=x.dtype, device=x.device)
+    module.load_state_dict({name: torch.as_tensor(array) for name, array in problem.parameters.items()})
 
     training_mode = mode == "training"
-    leaves = {"x": problem.x, **problem.state}
-    leaves = {name: torch.tensor(array, requires_grad=training_mode) for name, array in leaves.items()}
+    leaves = {"x": x} | {name: torch.as_tensor(array) for name, array in problem.state.items()}
+    leaves = {name: tensor.clone().requires_grad_(training_mode) for name, tensor in leaves.items()}
     state = _as_state(leaf for name, leaf in leaves.items() if name != "x")
-    upstream = [torch.tensor(array) for array in (problem.dy, *problem.dstate.values())]
+    upstream = [torch.as_tensor(array) for array in (problem.dy, *problem.dstate.values())]
     leaves |= dict(module.named_parameters())
 
     def forward():
@@ -89,7 +97,7 @@ def prepare_torch(problem: Problem, mode: str, threads: int) -> Runner:
         named = {"y": y} | dict(zip(problem.dstate, _as_tuple(final), strict=True))
         if training_mode:
             named |= {name: leaf.grad for name, leaf in leaves.items()}
-        return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
+        return {name: as_returned(tensor) for name, tensor in named.items()}
 
     return Runner(training if training_mode else forward, outputs, lambda: torch.set_num_threads(threads))
 

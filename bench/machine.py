@@ -62,8 +62,13 @@ def describe() -> dict:
 def slug(machine: dict) -> str:
     """A file name for results of this kind of machine: processor, microarchitecture, vector set and cores."""
     text = f"{machine['cpu']} {machine['microarchitecture']} {machine['vector'].replace('-', '')} {machine['cores']}c"
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return "-".join(word for word in words if word not in ("r", "tm", "cpu", "processor"))
+    return words(text)
+
+
+def words(text: str) -> str:
+    """A text as a part of a file name."""
+    parts = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(part for part in parts if part not in ("r", "tm", "cpu", "processor"))
 
 
 def cpu_model() -> str:

@@ -64,15 +64,22 @@ def wait_until_quiet() -> None:
 
 
 def measure(
-    runners: Mapping[str, Runner], seconds: float, settle: Callable[[], None] = wait_until_quiet
+    runners: Mapping[str, Runner],
+    seconds: float,
+    settle: Callable[[], None] = wait_until_quiet,
+    sample: Callable[[Callable[[], object], int], float] | None = None,
 ) -> dict[str, Timing]:
-    """Time each runner's call, interleaved, for about `seconds` in all but at least MIN_ROUNDS rounds."""
+    """Time each runner's call, interleaved, for about `seconds` in all but at least MIN_ROUNDS rounds.
+
+    sample  seconds of sample(call, repetitions) for one call; by default those of this process's clock
+    """
+    sample = sample or _sample
     names = list(runners)
     repetitions, untimed = {}, {}
     for name, runner in runners.items():
         settle()
         runner.set_threads()
-        duration = _warm_up(runner.call)
+        duration = _warm_up(runner.call, sample)
         repetitions[name] = max(1, math.ceil(MIN_SAMPLE / duration))
         untimed[name] = duration < LONG_CALL
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -89,21 +96,21 @@ def measure(
                 runners[name].set_threads()
                 if untimed[name]:
                     runners[name].call()
-                samples[name].append(_sample(runners[name].call, repetitions[name]))
+                samples[name].append(sample(runners[name].call, repetitions[name]))
     finally:
         if collecting:
             gc.enable()
     return {name: summarize(samples[name], repetitions[name]) for name in names}
 
 
-def _warm_up(call: Callable[[], object]) -> float:
+def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object], int], float]) -> float:
     """Call at least twice and for WARM_UP seconds; the shortest call in seconds."""
     shortest = math.inf
     deadline = time.perf_counter() + WARM_UP
     for calls in count():
         if calls >= 2 and time.perf_counter() > deadline:
             return shortest
-        shortest = min(shortest, _sample(call, 1))
+        shortest = min(shortest, sample(call, 1))
     raise AssertionError("unreachable")
 
 

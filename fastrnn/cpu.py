@@ -20,6 +20,11 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
+# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
+# the weights outgrow a core's cache: so few rows do not pay for reading all of them
+_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
+_KEPT_BY_A_CORE = 1 << 21  # bytes of weights
+_GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -97,7 +102,7 @@ class CpuLayer:
                 c_0 = states[1]
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        workers, by_units, where = self._share(lead, batch, rows)
+        workers, by_units, where = self._share(lead, batch, rows, forward=True)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
         shared = (*where, packed.address, address(x), address(y))
         plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
@@ -187,10 +192,10 @@ class CpuLayer:
             kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
-                h_prev[d] = rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1)
+                rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
-        workers, by_units, where = self._share(lead, batch, rows)
+        workers, by_units, where = self._share(lead, batch, rows, forward=False)
         plan = self._planner.plan(kind, batch, workers, by_units)
         shared = (
             *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
@@ -230,19 +235,35 @@ class CpuLayer:
         if number == 1 or rows * row * self.directions < _ENOUGH_FOR_CALL:
             return 1, False
         team = number // self.directions
-        if team > 1 and 4 * team > batch:
+        large = self._large_for(team)
+        if team > 1 and (batch < _FEW_ROWS * team or (large and batch <= _FEW_ROWS_OF_LARGE * team)):
             if batch * row >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
+    def _large_for(self, team: int) -> bool:
+        """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
+        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
+        return enough and numbers * self.dtype.itemsize > _KEPT_BY_A_CORE
+
     def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None
+        self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
         """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
         number = lead[0] * batch if rows is None else rows.total
-        workers, by_units = self.share_work(number, batch)
-        return workers, by_units, (lead[0], number, 0, 0) if rows is None else self.where(rows, workers, by_units)
+        if rows is None:
+            return *self.share_work(number, batch), (lead[0], number, 0, 0)
+        workers, by_units = self.share_packed(number, batch, forward)
+        return workers, by_units, self.where(rows, workers, by_units)
+
+    def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:
+        """As `share_work`, for sequences of different lengths."""
+        workers, by_units = self.share_work(rows, batch)
+        team = workers // self.directions
+        # as sequences end, few rows are left to each thread; backwards that did not pay
+        return workers, by_units or (forward and team > 1 and self._large_for(team))
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

@@ -6,11 +6,11 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 
 import copy
 import json
+import math
 import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -18,33 +18,22 @@ import numpy as np
 
 from . import validation
 from .dropout import Mask
+from .gradients import Gradients
 from .lengths import Packed, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
 from .validation import Layout, Lengths, State
 
 if TYPE_CHECKING:
+    from .cuda.network import DeviceBackward, Network
+    from .cuda.stream import DeviceStream
     from .recompute import Recomputing
     from .stream import Stream
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
 
-_BACKENDS = ("cpu", "reference")
+_BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
 _FILE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What `backward` returns: every gradient has the shape and dtype of what it is the gradient of.
-
-    x           of the input
-    state       of the initial state: (h_0, c_0) for the LSTM, h_0 for the others
-    parameters  {name: array}, in the order of the layer's `parameters`
-    """
-
-    x: np.ndarray
-    state: State
-    parameters: dict[str, np.ndarray]
 
 
 class _Recurrent:
@@ -79,9 +68,10 @@ class _Recurrent:
         self.proj_size = validation.size("proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
-        self.device = validation.device(device)
-        self.dtype = validation.float_dtype(dtype)
-        self.backend = self.device if backend is None else validation.choice("backend", backend, _BACKENDS)
+        self.device = validation.choice("device", device, tuple(_BACKENDS))
+        backends = _BACKENDS[self.device]
+        self.dtype = validation.float_dtype(dtype, validation.dtypes(self.device))
+        self.backend = backends[0] if backend is None else validation.choice("backend", backend, backends)
         if seed is not None:
             validation.size("seed", seed, least=0)
         self.training = True
@@ -99,6 +89,14 @@ class _Recurrent:
     def _allocate(self) -> None:
         """Make `sequences`, one for each layer, and the parameters they use, all zero."""
         self.num_directions = 2 if self.bidirectional else 1
+        self._network: Network | None = None
+        if self.device == "cuda":
+            from .cuda import make_network
+
+            self._network = make_network(self)
+            self.sequences: list[Any] = self._network.layers
+            self._parameters = self._network.parameters
+            return
         output_size = self.proj_size or self.hidden_size
         self._layout = Layout(
             self.input_size,
@@ -108,7 +106,7 @@ class _Recurrent:
             self.batch_first,
             self.dtype,
         )
-        self.sequences: list[Sequence] = []
+        self.sequences = []
         arrays: dict[str, np.ndarray] = {}
         for layer in range(self.num_layers):
             input_size = self.num_directions * output_size if layer else self.input_size
@@ -135,6 +133,8 @@ class _Recurrent:
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. Time-major
         contiguous arrays are not copied. TypeError for another type or dtype, ValueError for a wrong shape.
         """
+        if self._network is not None:
+            return self._network.run(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
@@ -143,7 +143,7 @@ class _Recurrent:
 
     def vjp(
         self, x: np.ndarray, state: State = None, lengths: Lengths = None, *, recompute: bool = False
-    ) -> tuple[tuple[np.ndarray, State], "Backward"]:
+    ) -> tuple[tuple[np.ndarray, State], "Backward | DeviceBackward"]:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
@@ -153,10 +153,12 @@ class _Recurrent:
                    before every k-th, with k about sqrt(T); the backward pass computes those k steps again before it
                    goes through them. Results and gradients have the same bits. Beside x, y and their gradients, and
                    the packed copies that `lengths` needs of them, memory is of order sqrt(T); but between
-                   bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the kernels
-                   only: ValueError with backend="reference".
+                   bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the CPU
+                   kernels only: else ValueError.
         """
         recompute = self._recompute(recompute)
+        if self._network is not None:
+            return self._network.vjp(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
@@ -170,8 +172,12 @@ class _Recurrent:
             raise ValueError(f"recompute: expected False with backend={self.backend!r}, where every step is kept")
         return value
 
-    def stream(self, batch_size: int = 1) -> "Stream":
+    def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
+        if self._network is not None:
+            from .cuda.stream import DeviceStream
+
+            return DeviceStream(self, batch_size)
         from .stream import Stream
 
         return Stream(self, batch_size)
@@ -184,7 +190,7 @@ class _Recurrent:
     @property
     def num_parameters(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(array.size for array in self._parameters.values())
+        return sum(math.prod(array.shape) for array in self._parameters.values())
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
         """Turn dropout on, or off with `mode=False`. Returns the layer."""
@@ -196,7 +202,9 @@ class _Recurrent:
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the parameters."""
+        """Copies of the parameters, NumPy arrays whatever the device."""
+        if self._network is not None:
+            return self._network.parameters_on_host()
         return {name: array.copy() for name, array in self._parameters.items()}
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
@@ -205,7 +213,11 @@ class _Recurrent:
         Names, shapes and dtypes must be those of `parameters`. One error lists all that is wrong, and then nothing
         is loaded: ValueError, or TypeError if only types and dtypes are wrong.
         """
-        for name, value in validation.parameter_values(mapping, self._parameters, self.dtype).items():
+        values = validation.parameter_values(mapping, self._parameters, self.dtype)
+        if self._network is not None:
+            self._network.set_parameters(values)
+            return
+        for name, value in values.items():
             self._parameters[name][...] = value
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -213,8 +225,11 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
+        # NumPy's files know no bfloat16, whose numbers are float32's
+        kept = np.dtype(np.float32) if self.dtype.name == "bfloat16" else self.dtype
+        arrays = {name: array.astype(kept, copy=False) for name, array in self.state_dict().items()}
         with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **self._parameters)  # type: ignore[arg-type]
+            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(
@@ -243,13 +258,21 @@ class _Recurrent:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], **where)
+        options, known = header["options"], {*cls._names_of_options()}
+        if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
+            raise ValueError(f"path: expected the options of {cls.__name__} in the file's header, got {options!r}")
+        layer = cls(**options, **where)
+        if layer.dtype.name == "bfloat16":
+            arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
         layer.load_state_dict(arrays)
         return layer
 
+    @classmethod
+    def _names_of_options(cls) -> tuple[str, ...]:
+        return ("input_size", "hidden_size", "num_layers", *cls._options, "dtype")
+
     def _constructor_options(self) -> dict[str, Any]:
-        names = ("input_size", "hidden_size", "num_layers", *self._options)
-        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        return {name: getattr(self, name) for name in self._names_of_options()} | {"dtype": self.dtype.name}
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]
@@ -268,9 +291,10 @@ class _Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
         state = self.__dict__.copy()
-        del state["_parameters"], state["_layout"], state["sequences"]
+        del state["_parameters"], state["sequences"], state["_network"]
+        state.pop("_layout", None)
         state["_generator"] = copy.deepcopy(self._generator)  # a shallow copy draws its own masks too
-        return state | {"flats": [sequence.parameters.flat for sequence in self.sequences]}
+        return state | {"flats": [sequence.parameters.get() for sequence in self.sequences]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = state.copy()
@@ -278,7 +302,7 @@ class _Recurrent:
         self.__dict__.update(state)
         self._allocate()
         for sequence, flat in zip(self.sequences, flats, strict=True):
-            sequence.parameters.flat[:] = flat
+            sequence.parameters.set(flat)
 
     def _run(
         self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
@@ -373,10 +397,12 @@ class LSTM(_Recurrent):
                    (the others are scaled by 1 / (1 - dropout))
     bidirectional  a second direction reads x backwards; y holds both, side by side
     proj_size      P, the width of h; 0 for no projection. Less than H.
-    device         "cpu"
-    dtype          "float32" or "float64", also as NumPy type or dtype
+    device         "cpu", or "cuda": the GPU that is current now, on arrays that lie there (see docs/gpu.md)
+    dtype          "float32" or "float64", also as NumPy type or dtype; with "cuda" also "float16" and "bfloat16"
     seed           of the initial parameters and, independently, of dropout; None for a different one each time
-    backend        "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle
+    backend        on the CPU "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle.
+                   With "cuda" "plain", which is the default; or, experimental, "persistent", kernels that keep R on the
+                   chip, or "auto", whichever should be faster
     forget_bias    None: forget gates start like every other parameter, as in PyTorch. A number: what the sum of their
                    two biases starts at, in every layer and direction; the rows of f are set to it in bias_ih and to 0
                    in bias_hh, all other parameters are what the seed makes them. 1 is what Jozefowicz et al. (2015)
@@ -384,7 +410,8 @@ class LSTM(_Recurrent):
                    It is about the start only: what is trained or loaded afterwards stands. The layer, its copies and
                    its files keep the number as the attribute `forget_bias`.
 
-    TypeError or ValueError for an argument of a wrong type or value.
+    TypeError or ValueError for an argument of a wrong type or value. With device="cuda", RuntimeError if the GPU, its
+    driver or a package is missing, saying which.
     """
 
     _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size", "forget_bias")

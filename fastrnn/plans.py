@@ -129,7 +129,9 @@ class Planner:
         D, H, G, S = self.directions, self.hidden_size, cell.gates, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
         sums_row = G * packed.padded * size
-        chunk = max(batch, _X_SUMS_BYTES // sums_row)  # rows
+        # at least two steps for threads that share rows: one that has few left, when others have ended, would spend its
+        # time on reading W and R in turns
+        chunk = max(batch * min(team, 2), _X_SUMS_BYTES // sums_row)  # rows
         sums_bytes = up(chunk * sums_row, CACHE_LINE)
         kept_bytes = up(0 if save else batch * S * H * size, CACHE_LINE)  # of a step, when none is kept for later
         direction_bytes = team * SCRATCH_BYTES + sums_bytes + kept_bytes

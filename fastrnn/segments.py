@@ -115,7 +115,10 @@ class SegmentedLayer:
         to_open = address(self._open) - address(self._dflat)
         each: list[_Values] = []
         for d, (segment, half) in enumerate(zip(segments, _halves(y), strict=True)):
-            h_prev = None if segment.rows is None else segment.rows.before(h[d], half, d == 1)
+            h_prev = None
+            if segment.rows is not None:
+                h_prev = np.empty((segment.number, width), half.dtype)
+                segment.rows.before(h[d], half, d == 1, h_prev)
             dh = empty((len(half), width), half.dtype) if projected else None
             before = self._taken[d] % BLOCK_ROWS
             each.append((
@@ -133,7 +136,11 @@ class SegmentedLayer:
     def _run(self, kind: str, segments: Segments, each: list[_Values]) -> None:
         """`each`: what the plan takes behind `shares`."""
         layer = self._layer
-        workers, by_units = layer.share_work(max(s.number for s in segments), self._batch)
+        most = max(s.number for s in segments)
+        if segments[0].rows is None:
+            workers, by_units = layer.share_work(most, self._batch)
+        else:
+            workers, by_units = layer.share_packed(most, self._batch, kind.startswith("forward"))
         values: list[int] = []
         for segment, own in zip(segments, each, strict=True):
             if segment.rows is None:

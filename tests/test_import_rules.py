@@ -14,7 +14,7 @@ import fastrnn
 ROOT = Path(__file__).resolve().parent.parent
 # where the sources lie, and what they are installed as
 PACKAGES = {"fastrnn": "fastrnn", "kernels": "fastrnn.kernels"}
-OPTIONAL = {"torch", "onnx", "onnxruntime", "google", "keras", "safetensors", "matplotlib", "rich", "cupy"}
+OPTIONAL = {"torch", "onnx", "onnxruntime", "google", "keras", "safetensors", "matplotlib", "rich", "cupy", "ml_dtypes"}
 # a package for a framework: whoever imports it has the framework
 ADAPTERS = {"fastrnn.torch"}
 

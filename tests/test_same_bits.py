@@ -28,7 +28,7 @@ from conftest import (
 from fastrnn.kernels.target import vector_unit
 
 import fastrnn
-from fastrnn import threads as fastrnn_threads
+from fastrnn.plans import Plan
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -54,14 +54,14 @@ def teams(monkeypatch):
     from fastrnn.kernels import compiled
 
     loops = {compiled.kernel("loop forward"), compiled.kernel("loop backward")}
-    started, run = [], fastrnn_threads.run
+    started, run = [], Plan.run
 
-    def spy(kernel, block, threads, block_bytes=0, teams=1):
-        if kernel in loops:
-            started.append((threads, teams))
-        run(kernel, block, threads, block_bytes, teams)
+    def spy(plan, *values):
+        if plan.kernel in loops:
+            started.append((plan.workers, plan.template.number))
+        run(plan, *values)
 
-    monkeypatch.setattr(fastrnn_threads, "run", spy)
+    monkeypatch.setattr(Plan, "run", spy)
     return started
 
 

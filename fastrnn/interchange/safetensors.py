@@ -25,7 +25,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     family(layer)  # refuses what is no layer
     from safetensors.numpy import save_file
 
-    save_file(dict(layer.parameters), path, metadata={_KEY: json.dumps(layer._header())})
+    save_file(layer.state_dict(), path, metadata={_KEY: json.dumps(layer._header())})
 
 
 def load_safetensors(
