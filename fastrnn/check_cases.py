@@ -38,6 +38,7 @@ class Case:
     batch_first: bool = False
     batched: bool = True
     padded: bool = False  # sequences of different lengths
+    recompute: bool = False  # as for `vjp`
 
     def __str__(self) -> str:
         sizes = {"T": self.T, "B": self.B if self.batched else 0, "I": self.I, "H": self.H, "P": self.P}
@@ -49,6 +50,7 @@ class Case:
             "batch_first": self.batch_first,
             "unbatched": not self.batched,
             "padded": self.padded,
+            "recompute": self.recompute,
         }
         return "-".join(parts + [name for name, given in options.items() if given])
 
@@ -81,6 +83,8 @@ def cases(cells: Sequence[str], dtypes: Sequence[str], threads: int) -> list[Cas
         {"T": 8, "B": 2, "I": 83, "H": 151, "P": 45},  # the hidden units
         {"T": 9, "B": 5, "I": 37, "H": 67, "P": 19, "layers": 2, "bidirectional": True},
         {"T": 11, "B": 4 * threads + 3, "I": 37, "H": 67, "P": 19, "bidirectional": True, "padded": True},
+        # several segments, and a block of weight gradients that goes on from one to the other:
+        {"T": 53, "B": 13, "I": 7, "H": 17, "P": 5, "layers": 2, "recompute": True},
     ]
     chosen = []
     for cell in cells:

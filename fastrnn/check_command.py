@@ -59,7 +59,7 @@ def run_case(case: Case, threads: Sequence[int]) -> Result:
     for number in threads:
         set_num_threads(number)
         try:
-            result.quantities[number] = judge(layer, expected).quantities
+            result.quantities[number] = judge(layer, expected, recompute=case.recompute).quantities
         except Exception as exception:  # a kernel that this machine cannot compile, say: the others are still of use
             result.exceptions[number] = exception
     return result
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         set_num_threads(max(threads))
         chosen = cases(arguments.cell, dtypes, available())
         if on_gpu:
-            chosen = [case for case in chosen if not case.padded]  # lengths are not built there
+            chosen = [case for case in chosen if not (case.padded or case.recompute)]  # not built there
         with show.progress("Checking") as report:
             for number, case in enumerate(chosen):
                 each = (time.perf_counter() - start) / number if number else _SECONDS

@@ -53,13 +53,22 @@ BOUNDS = {
 _PERTURBED_RUNS = 8
 
 
-def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Lengths = None, seed: int = 0) -> Report:
+def check(
+    layer: _Recurrent,
+    x: np.ndarray,
+    state: State = None,
+    *,
+    lengths: Lengths = None,
+    seed: int = 0,
+    recompute: bool = False,
+) -> Report:
     """Compare a layer, as it is, with the reference on the same parameters and input.
 
-    x        as for calling the layer
-    state    the initial state; random if omitted, not zero: zeros would hide errors
-    lengths  as for calling the layer
-    seed     of that state and of the gradients of y and the final state, all standard normal
+    x          as for calling the layer
+    state      the initial state; random if omitted, not zero: zeros would hide errors
+    lengths    as for calling the layer
+    seed       of that state and of the gradients of y and the final state, all standard normal
+    recompute  as for `vjp`
 
     Compared are the outputs of a call and of `vjp`, and the gradients of x, the initial state and every parameter (see
     `BOUNDS`). Where the reference in the layer's dtype gives NaN or infinity, the layer must give the same, and nowhere
@@ -73,10 +82,11 @@ def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Len
     """
     if not isinstance(layer, _Recurrent):
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
+    recompute = layer._recompute(recompute)
     seed = validation.size("seed", seed, least=0)
     if layer.device == "cuda":
         return _check_on_device(layer, x, state, lengths, seed)
-    return judge(layer, expect(layer, x, state, seed, lengths))
+    return judge(layer, expect(layer, x, state, seed, lengths), recompute=recompute)
 
 
 def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
@@ -159,13 +169,15 @@ def expected_of(layer: _Recurrent, inputs: Inputs) -> Expected:
     return Expected(reference, inputs, truth, same)
 
 
-def judge(layer: "_Recurrent | OnHost", expected: Expected, bound: Bound | None = None) -> Report:
+def judge(
+    layer: "_Recurrent | OnHost", expected: Expected, bound: Bound | None = None, *, recompute: bool = False
+) -> Report:
     """Run the layer on the inputs and compare: the part of `check` that can be repeated.
 
     bound  if not that of the layer's dtype
     """
     _, inputs, truth, same = expected
-    results = _run(layer, inputs)
+    results = _run(layer, inputs, recompute)
     bound = bound or BOUNDS[layer.dtype.name]
     least = bound.least + bound.of_chain * math.sqrt(_longest_sum(layer, inputs.x))
     own_errors = {name: _error(same[name], truth[name], layer.dtype) for name in truth}
@@ -179,17 +191,18 @@ def judge(layer: "_Recurrent | OnHost", expected: Expected, bound: Bound | None 
         for errors in _errors_of_perturbed(expected):
             own_errors = {name: max(own_errors[name], errors[name]) for name in truth}
         quantities = compare()
-    return Report(f"{layer!r}, x {inputs.x.shape}", quantities)
+    title = f"{layer!r}, x {inputs.x.shape}"
+    return Report(f"{title}, recompute=True" if recompute else title, quantities)
 
 
-def _run(layer: "_Recurrent | OnHost", inputs: Inputs) -> dict[str, np.ndarray]:
+def _run(layer: "_Recurrent | OnHost", inputs: Inputs, recompute: bool = False) -> dict[str, np.ndarray]:
     """All that is compared, by name. The dropout generator is left as it was found."""
     masks = layer._generator.bit_generator
     before = masks.state
     try:
         y, state_n = layer(inputs.x, inputs.state, inputs.lengths)
         masks.state = before
-        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths)
+        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths, recompute=recompute)
         gradients = backward(inputs.dy, inputs.dstate)
     finally:
         masks.state = before

@@ -104,7 +104,8 @@ class CpuLayer:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         workers, by_units, where = self._share(lead, batch, rows, forward=True)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        plan.run(*where, packed.address, address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
+        shared = (*where, packed.address, address(x), address(y))
+        plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
         h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
@@ -121,13 +122,17 @@ class CpuLayer:
         dflat = np.zeros(self.parameters.size, self.dtype)
         dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, weights, dflat)
         self.release(saved)
+        return dx, dstates_0, self.named_gradients(dflat)
+
+    def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
             for direction in self.parameters.views(dflat)
         ]
         for direction in gradients:
             self._copy_shared_biases(direction)
-        return dx, dstates_0, gradients
+        return gradients
 
     def gradients_in_time(
         self, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...]
@@ -192,10 +197,11 @@ class CpuLayer:
             kind += " without dy"
         workers, by_units, where = self._share(lead, batch, rows, forward=False)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        plan.run(
-            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
-            *self._each(states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept),
+        shared = (
+            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
         )  # fmt: skip
+        each = (states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
+        plan.run(*self._each(shared, *each))
         if D == 2:
             with np.errstate(all="ignore"):
                 np.add(dx[0], dx[1], out=dx[0])
@@ -209,9 +215,13 @@ class CpuLayer:
         plan = self.step_plan(len(x))
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
-        where = (1, len(x), 0, 0)
-        workspace.fill(*where, packed.address, address(x), address(y), *self._each(h, c, c, None, None))
+        shared = (1, len(x), 0, 0, packed.address, address(x), address(y))
+        workspace.fill(*self._each(shared, h, c, c, None, None))
         return [packed, workspace]
+
+    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
+        """As `Planner.plan`."""
+        return self._planner.plan(kind, batch, workers, by_units)
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
@@ -242,21 +252,32 @@ class CpuLayer:
         self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
         """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
+        number = lead[0] * batch if rows is None else rows.total
         if rows is None:
-            workers, by_units = self.share_work(lead[0] * batch, batch)
-            return workers, by_units, (lead[0], lead[0] * batch, 0, 0)
-        workers, by_units = self.share_work(rows.total, batch)
+            return *self.share_work(number, batch), (lead[0], number, 0, 0)
+        workers, by_units = self.share_packed(number, batch, forward)
+        return workers, by_units, self.where(rows, workers, by_units)
+
+    def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:
+        """As `share_work`, for sequences of different lengths."""
+        workers, by_units = self.share_work(rows, batch)
         team = workers // self.directions
         # as sequences end, few rows are left to each thread; backwards that did not pay
-        by_units = by_units or (forward and team > 1 and self._large_for(team))
-        shares = address(rows.shares(team)) if team > 1 and not by_units else 0
-        return workers, by_units, (rows.steps, rows.total, address(rows.starts), shares)
+        return workers, by_units or (forward and team > 1 and self._large_for(team))
 
-    def _each(self, *arrays: np.ndarray | None) -> list[int]:
-        """For each direction, where its part of these arrays begins; 0 for None."""
-        if self.directions == 1:
-            return [0 if array is None else address(array) for array in arrays]
-        return [0 if array is None else address(array) + d * (array.nbytes // 2) for d in range(2) for array in arrays]
+    def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
+        """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""
+        team = workers // self.directions
+        shares = address(rows.shares(team)) if team > 1 and not by_units else 0
+        return rows.steps, rows.total, address(rows.starts), shares
+
+    def _each(self, shared: tuple[int, ...], *arrays: np.ndarray | None) -> list[int]:
+        """A plan's values: for each direction, `shared` and where its part of these arrays begins; 0 for None."""
+        values = [*shared, *[0 if array is None else address(array) for array in arrays]]
+        if self.directions == 2:
+            halves = [0 if array is None else array.nbytes // 2 for array in arrays]
+            values += [*shared, *[start + half for start, half in zip(values[len(shared) :], halves, strict=True)]]
+        return values
 
     def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
         """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from . import validation
+from .dropout import Mask
 from .gradients import Gradients
 from .lengths import Packed, Padded
 from .parameters import LayerParameters
@@ -26,6 +27,7 @@ from .validation import Layout, Lengths, State
 if TYPE_CHECKING:
     from .cuda.network import DeviceBackward, Network
     from .cuda.stream import DeviceStream
+    from .recompute import Recomputing
     from .stream import Stream
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
@@ -140,21 +142,35 @@ class _Recurrent:
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
-        self, x: np.ndarray, state: State = None, lengths: Lengths = None
+        self, x: np.ndarray, state: State = None, lengths: Lengths = None, *, recompute: bool = False
     ) -> tuple[tuple[np.ndarray, State], "Backward | DeviceBackward"]:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
         reads them instead of copies.
+
+        recompute  keep less memory and take more time: instead of gates and cell states of all T steps, the states
+                   before every k-th, with k about sqrt(T); the backward pass computes those k steps again before it
+                   goes through them. Results and gradients have the same bits. Beside x, y and their gradients, and
+                   the packed copies that `lengths` needs of them, memory is of order sqrt(T); but between
+                   bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the CPU
+                   kernels only: else ValueError.
         """
+        recompute = self._recompute(recompute)
         if self._network is not None:
             return self._network.vjp(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
-        y, states_n, saved = self._run(x, states, padded, save=True)
+        y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
         return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
+
+    def _recompute(self, value: bool) -> bool:
+        """The argument of that name, checked."""
+        if validation.flag("recompute", value) and self.backend != "cpu":
+            raise ValueError(f"recompute: expected False with backend={self.backend!r}, where every step is kept")
+        return value
 
     def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
@@ -289,39 +305,46 @@ class _Recurrent:
             sequence.parameters.set(flat)
 
     def _run(
-        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`."""
         if padded is None:
-            return self._forward(x, states, None, save=save)
-        y, states_n, saved = self._forward(padded.pack(x), padded.sort(states), padded.packed, save=save)
+            return self._forward(x, states, None, save=save, recompute=recompute)
+        y, states_n, saved = self._forward(
+            padded.pack(x), padded.sort(states), padded.packed, save=save, recompute=recompute
+        )
         return padded.unpack(y), padded.unsort(states_n), saved
 
     def _forward(
-        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool, recompute: bool = False
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
         """As `Sequence.forward`, through all layers, with states (L*D, B, n)."""
-        if self.num_layers == 1:
+        recompute = recompute and x.size > 0
+        if self.num_layers == 1 and not recompute:
             y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
             return y, states_n, _Saved([saved], [])
         if not (self.training and self.dropout):
-            return self._forward_layers(x, states, rows, save, 0.0)
+            return self._forward_layers(x, states, rows, save, recompute, 0.0)
         generator_state = self._generator.bit_generator.state
         try:
-            return self._forward_layers(x, states, rows, save, self.dropout)
+            return self._forward_layers(x, states, rows, save, recompute, self.dropout)
         except BaseException:
             self._generator.bit_generator.state = generator_state
             raise
 
     def _forward_layers(
-        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: float
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, recompute: bool, dropout: float
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
+        if recompute:
+            from . import recompute as recomputing  # which imports Numba
+
+            return recomputing.forward(self.sequences, y, states, rows, dropout, self._generator)
         D = self.num_directions
         all_states_n, all_saved = [], []
-        masks: list[_Mask] = []
+        masks: list[Mask] = []
         for layer, sequence in enumerate(self.sequences):
             if dropout and layer:
-                mask = _Mask(self._generator, y.shape, dropout)
+                mask = Mask(self._generator, y.shape, dropout)
                 y = mask(y)
                 if save:
                     masks.append(mask)
@@ -332,8 +355,20 @@ class _Recurrent:
         return y, _stacked(all_states_n), _Saved(all_saved, masks)
 
     def _backward(
-        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+        self, saved: "_Saved | Recomputing", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
+        if isinstance(saved, _Saved):
+            dx, dstates_0, all_dweights = self._backward_layers(saved, dy, dstates)
+        else:
+            dx, dstates_0, all_dweights = saved.backward(self.sequences, dy, dstates)
+        dparameters: dict[str, np.ndarray] = {}
+        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights, strict=True)):
+            dparameters |= sequence.parameters.named(layer, dweights)
+        return dx, dstates_0, dparameters
+
+    def _backward_layers(
+        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, list[list[dict[str, np.ndarray]]]]:
         D = self.num_directions
         all_dstates_0, all_dweights = [], []
         for layer in reversed(range(self.num_layers)):
@@ -343,10 +378,7 @@ class _Recurrent:
             all_dstates_0.append(dstates_0)
             all_dweights.append(dweights)
             dy = saved.masks[layer - 1](dx) if layer and saved.masks else dx
-        dparameters: dict[str, np.ndarray] = {}
-        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights[::-1], strict=True)):
-            dparameters |= sequence.parameters.named(layer, dweights)
-        return dx, _stacked(all_dstates_0[::-1]), dparameters
+        return dx, _stacked(all_dstates_0[::-1]), all_dweights[::-1]
 
 
 class LSTM(_Recurrent):
@@ -488,10 +520,16 @@ class Backward:
     """The gradients of one run of a layer. Callable once: what the run saved is used up."""
 
     def __init__(
-        self, layer: _Recurrent, saved: "_Saved", steps: int, batch: int, batched: bool, padded: Padded | None
+        self,
+        layer: _Recurrent,
+        saved: "_Saved | Recomputing",
+        steps: int,
+        batch: int,
+        batched: bool,
+        padded: Padded | None,
     ) -> None:
         self._layer = layer
-        self._saved: _Saved | None = saved
+        self._saved: _Saved | Recomputing | None = saved
         self._steps = steps
         self._batch = batch
         self._batched = batched
@@ -528,21 +566,7 @@ class Backward:
 
 class _Saved(NamedTuple):
     layers: list[Any]  # what each layer's `Sequence.forward` saved
-    masks: list["_Mask"]  # of the y of each layer but the last; empty without dropout
-
-
-class _Mask:
-    """Inverted dropout: the same elements are zeroed, and the others scaled, at every call."""
-
-    def __init__(self, generator: np.random.Generator, shape: tuple[int, ...], dropout: float) -> None:
-        self.kept = generator.random(shape, dtype=np.float32) >= dropout
-        self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            masked = values * self.kept
-            masked *= self.scale
-        return masked
+    masks: list[Mask]  # of the y of each layer but the last; empty without dropout
 
 
 def _stacked(layers: list[States]) -> States:

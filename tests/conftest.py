@@ -66,10 +66,10 @@ def outputs(layer, problem, lengths=None):
     return {"y": y} | dict(zip(("h_n", "c_n"), as_tuple(state), strict=False))
 
 
-def everything(layer, problem, lengths=None):
+def everything(layer, problem, lengths=None, *, recompute=False):
     """{name: array} of calling the layer, of its vjp, and of all gradients."""
     results = outputs(layer, problem, lengths)
-    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths)
+    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths, recompute=recompute)
     # copies: the caller may compare them with later runs, whatever happens to the memory
     results |= {"vjp y": y.copy()} | dict(zip(("vjp h_n", "vjp c_n"), as_tuple(state), strict=False))
     gradients = backward(problem.dy, as_state(problem.dstate))

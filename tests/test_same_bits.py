@@ -146,6 +146,22 @@ def test_a_sequence_in_two_calls_is_the_sequence_in_one(kind, dtype, cut):
 
 @every_dtype
 @every_kind
+@pytest.mark.parametrize("cut", [1, 4, 10])
+def test_gradients_in_time_do_not_depend_on_a_cut(kind, dtype, cut):
+    layer = make_layer(kind, 11, 37, num_layers=2, dtype=dtype)
+    problem = random_problem(layer, 11, 3)
+    whole = everything(layer, problem)
+    (_, state), backward = layer.vjp(problem.x[:cut], as_state(problem.state))
+    _, backward_of_the_rest = layer.vjp(problem.x[cut:], state)
+    second = backward_of_the_rest(problem.dy[cut:], as_state(problem.dstate))
+    first = backward(problem.dy[:cut], second.state)
+    results = {"dx": np.concatenate([first.x, second.x])}
+    results |= dict(zip(("dh_0", "dc_0"), as_tuple(first.state), strict=False))
+    assert_same_bits(results, {name: whole[name] for name in results})
+
+
+@every_dtype
+@every_kind
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, teams, monkeypatch):
     from fastrnn import plans

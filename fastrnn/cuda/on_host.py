@@ -45,8 +45,8 @@ class OnHost:
         y, state_n = self.layer(self._up(x), self._up_state(state), lengths)
         return self._down(y), self._down_state(state_n)
 
-    def vjp(self, x: np.ndarray, state: State, lengths: Lengths = None) -> Any:
-        (y, state_n), backward = self.layer.vjp(self._up(x), self._up_state(state), lengths)
+    def vjp(self, x: np.ndarray, state: State, lengths: Lengths = None, *, recompute: bool = False) -> Any:
+        (y, state_n), backward = self.layer.vjp(self._up(x), self._up_state(state), lengths, recompute=recompute)
         return (self._down(y), self._down_state(state_n)), lambda *upstream: self._backward(backward, *upstream)
 
     def _backward(self, backward: Callable[..., Gradients], dy: np.ndarray, dstate: State) -> Gradients:
