@@ -176,7 +176,7 @@ def _host_copy(value: Any, dtype: np.dtype) -> np.ndarray:
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     elif hasattr(value, "__cuda_array_interface__"):  # a CuPy array
         value = value.get()
-    return np.array(value, dtype)
+    return np.asarray(value).astype(dtype)
 
 
 def state_arrays(argument: str, names: tuple[str, ...], state: State) -> tuple[Any, ...]:
