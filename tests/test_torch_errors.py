@@ -163,6 +163,34 @@ def test_packed_sequences_of_another_dtype(kind):
     assert_same_error(pair(kind, 4, 7), lambda module: module(packed))
 
 
+BATCH_SIZES = {
+    "more rows than there are": torch.tensor([5, 4]),
+    "many more": torch.tensor([8] * 40),
+    "more than memory has": torch.tensor([2**62, 2**62]),
+    "a sum that overflows": torch.tensor([2**62] * 4 + [8]),
+    "growing": torch.tensor([3, 5]),
+    "none at first": torch.tensor([0, 8]),
+    "negative": torch.tensor([9, -1]),
+    "no steps": torch.tensor([], dtype=torch.int64),
+    "int32": torch.tensor([5, 3], dtype=torch.int32),
+    "floats": torch.tensor([5.0, 3.0]),
+    "two dimensions": torch.tensor([[5, 3]]),
+}
+
+
+@pytest.mark.parametrize("sizes", BATCH_SIZES.values(), ids=BATCH_SIZES)
+def test_packed_sequences_whose_parts_do_not_fit(sizes):
+    packed = torch.nn.utils.rnn.PackedSequence(zeros(8, 4), sizes)
+    assert_same_error(pair("gru", 4, 7), lambda module: module(packed))
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [5, 3, 0], [8, 0]])
+def test_packed_sequences_that_torch_nn_takes_though_their_parts_do_not_fit(sizes):
+    theirs, ours = pair("gru", 4, 7, dtype=torch.float64)
+    packed = torch.nn.utils.rnn.PackedSequence(normal(8, 4, grad=False), torch.tensor(sizes))
+    assert_same(everything(ours, packed), everything(theirs, packed))
+
+
 CELL_ARGUMENTS = {
     "three dimensions": (zeros(2, 3, 4), None),
     "no dimension": (torch.tensor(1.0), None),

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.lengths import Packed
 
 from . import autograd, operators
-from .arguments import fit, present_weights
+from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
 from .layer import layers_of
 from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_enabled
@@ -30,12 +30,13 @@ class _Recurrent(torch.nn.RNNBase):
         if not kernels_may_run():
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            sizes = input.batch_sizes.numpy()
-            states = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
-            result = self._run(input.data, states, Packed(sizes, int(sizes[0])))
-            if result is not None:
-                y, final = result
-                return PackedSequence(y, *input[1:]), self.permute_hidden(final, input.unsorted_indices)
+            rows = packed_rows(input)
+            if rows is not None:
+                states = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
+                result = self._run(input.data, states, rows)
+                if result is not None:
+                    y, final = result
+                    return PackedSequence(y, *input[1:]), self.permute_hidden(final, input.unsorted_indices)
         else:
             result = self._run(input, hx, None)
             if result is not None:
