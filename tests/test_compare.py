@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,23 @@ def test_processes_leave_ctrl_c_to_their_parent():
     events = list(perform([1], ignores_interrupts, 1))
     assert events[-1].value == "still there"
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_while_a_process_is_being_started_is_heard(monkeypatch):
+    started = []
+
+    def start_and_interrupt(process):
+        started.append(process)
+        start(process)
+        signal.raise_signal(signal.SIGINT)
+
+    start = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), closing(perform([1, 2], wait_for_ever, 2)) as events:
+        list(events)
+    assert len(started) == 1
+    with pytest.raises(ValueError, match="process object is closed"):
+        started[0].is_alive()
 
 
 # The folder

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -38,7 +40,8 @@ def perform(jobs: Sequence[Any], function: Function, processes: int) -> Generato
     try:
         while waiting or workers:
             while waiting and len(workers) < processes:
-                workers.append(_Worker(function))
+                with _interrupt_held():  # or the process would be in no list that is ended
+                    workers.append(_Worker(function))
                 yield workers[-1].give(waiting.pop())
             ready = wait([worker.connection for worker in workers])
             for worker in [worker for worker in workers if worker.connection in ready]:
@@ -62,8 +65,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork would share the threads of Numba and BLAS
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _interrupt_ignored():
-            self.process.start()
+        self.process.start()
         theirs.close()
         self.alive = True
         self.job: Any = None
@@ -92,18 +94,29 @@ class _Worker:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """A process started here is born ignoring Ctrl-C, which a terminal sends to all."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupt_held() -> Iterator[None]:
+    """Hold back Ctrl-C, which a terminal sends to all: a process started here is born deaf to it.
+
+    The caller hears it afterwards. Ignored meanwhile, it would be lost.
+    """
+    held = []
+    resource_tracker.ensure_running()  # which unblocks the signal once it has started
+    handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))  # another thread may be the one to get it
     try:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(connection: Connection, function: Function) -> None:
     """Do jobs until there is nobody to ask for them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it is not inherited
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # and no longer only hold it
     try:
         while True:
             job = connection.recv()
