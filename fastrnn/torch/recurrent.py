@@ -12,7 +12,8 @@ from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
 from .layer import layers_of
-from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_enabled
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_enabled
+from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 
@@ -41,7 +42,12 @@ class _Recurrent(torch.nn.RNNBase):
             result = self._run(input, hx, None)
             if result is not None:
                 return result
-        return super().forward(input, hx)
+        node = in_fx_graph(self, input, hx)
+        return super().forward(input, hx) if node is None else node
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """What torch.jit.script compiles in place of this."""
+        return as_torch_nn(self)
 
     @torch.compiler.disable
     def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
