@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
+# bytes of weights that stay in a core's cache. Where sequences end at different steps, threads divide more than that
+# between them forwards: a few rows that are left to a thread do not pay for reading all
+_KEPT_BY_A_CORE = 1 << 21
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -48,6 +52,16 @@ class Memory(NamedTuple):
     cells: np.ndarray
 
 
+def _final(rows: Packed | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The states (D, B, n) after the last step. `steps` has those of each direction at all steps, (T, B, n)."""
+    if rows is None and len(steps) == 1:
+        return steps[0][-1:].copy()
+    final = np.empty_like(initial, order="C")
+    for d, states in enumerate(steps):
+        final[d] = states[0 if d else -1] if rows is None else rows.final(initial[d], states, d == 1)
+    return final
+
+
 class CpuLayer:
     """One layer, one or two directions, on the CPU kernels. Arguments as in `Sequence`."""
 
@@ -60,6 +74,8 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
+        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        self._divides_weights = numbers * dtype.itemsize > _KEPT_BY_A_CORE
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -71,37 +87,28 @@ class CpuLayer:
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Saved | None]:
         """As `Sequence.forward`."""
-        D, H, R = self.directions, self.hidden_size, self.output_size
+        D, R = self.directions, self.output_size
         packed = self.weights.current(self.weights.forward, weights)  # held until the kernels have read it
         lead = x.shape[:-1]
         h_0 = states[0]
         batch = h_0.shape[1]
         y = np.empty((*lead, D * R), self.dtype)
-        h_n = np.empty((D, batch, R), self.dtype)
-        states_n: tuple[np.ndarray, ...] = (h_n,)
         saved, gates, cells, c_0, c_n = None, None, None, None, None
-        if self.cell.has_cell_state:
-            # without saving, the kernel keeps the cell state here, step after step
-            c_0, c_n = states[1], np.empty((D, batch, H), self.dtype) if save else states[1].copy()
-            states_n = (h_n, c_n)
         if save:
             memory = self._memory_to_save(lead)
             gates, cells = memory.gates, memory.cells
             saved = Saved(x, states, rows, y, gates, cells, memory)
-        workers, by_units, where = self._share(lead, batch, rows)
+            if self.cell.has_cell_state:
+                c_0 = states[1]
+        elif self.cell.has_cell_state:
+            c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
+        workers, by_units, where = self._share(lead, batch, rows, self._divides_weights)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        plan.run(*where, address(packed), address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
-        for d in range(D):
-            if rows is not None:
-                h_n[d] = rows.final(h_0[d], y[:, d * R : (d + 1) * R], d == 1)
-                if saved is not None and c_n is not None:
-                    c_n[d] = rows.final(states[1][d], saved.cells[d], d == 1)
-            else:
-                last = 0 if d else -1
-                h_n[d] = y[last, :, d * R : (d + 1) * R]
-                if saved is not None and c_n is not None:
-                    c_n[d] = saved.cells[d, last]
-        return y, states_n, saved
+        plan.run(*where, packed.address, address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
+        h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
+        if saved is not None and self.cell.has_cell_state:
+            c_n = _final(rows, states[1], saved.cells)
+        return y, (h_n,) if c_n is None else (h_n, c_n), saved
 
     def backward(
         self,
@@ -180,13 +187,13 @@ class CpuLayer:
             kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
-                h_prev[d] = rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1)
+                rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
         workers, by_units, where = self._share(lead, batch, rows)
         plan = self._planner.plan(kind, batch, workers, by_units)
         plan.run(
-            *where, address(packed), address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
+            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
             *self._each(states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept),
         )  # fmt: skip
         return (dx[0] if D == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0
@@ -200,7 +207,7 @@ class CpuLayer:
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
         where = (1, len(x), 0, 0)
-        workspace.fill(*where, address(packed), address(x), address(y), *self._each(h, c, c, None, None))
+        workspace.fill(*where, packed.address, address(x), address(y), *self._each(h, c, c, None, None))
         return [packed, workspace]
 
     def step_plan(self, batch: int) -> Plan:
@@ -222,9 +229,12 @@ class CpuLayer:
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
     def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None
+        self, lead: tuple[int, ...], batch: int, rows: Packed | None, divide_weights: bool = False
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
-        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
+        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares.
+
+        divide_weights  whether threads that would share `rows` share hidden units instead
+        """
         if rows is None:
             steps, number, starts, shares = lead[0], lead[0] * batch, 0, 0
             workers, by_units = self.share_work(number, batch)
@@ -232,7 +242,10 @@ class CpuLayer:
             steps, number, starts, shares = rows.steps, rows.total, address(rows.starts), 0
             workers, by_units = self.share_work(number, batch)
             team = workers // self.directions
-            if team > 1 and not by_units:
+            # each thread should get several groups of units, or their shares are uneven again
+            if team > 1 and divide_weights and self.hidden_size >= 4 * self.weights.lanes * team:
+                by_units = True
+            elif team > 1 and not by_units:
                 shares = address(rows.shares(team))
         return workers, by_units, (steps, number, starts, shares)
 

@@ -5,6 +5,7 @@ layout of PyTorch's PackedSequence. So at each step the first rows of the batch 
 padding. In the shapes: `T` steps, `B` batch, `N` rows of all steps (the sum of the lengths), `n` any width.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,18 +56,25 @@ class Packed:
             result[:working] = states[self.starts[self.lengths[:working]] + np.arange(working)]
         return result
 
-    def before(self, initial: np.ndarray, states: np.ndarray, reverse: bool) -> np.ndarray:
-        """The states before each step (N, n) from the initial ones (B, n) and those after each step (N, n)."""
-        sizes, starts = self.batch_sizes, self.starts[1:-1]
-        step = np.repeat(np.arange(self.steps), sizes)
-        row = np.arange(self.total) - np.repeat(starts[:-1], sizes)
-        neighbour = step + 1 if reverse else step - 1
-        begins = self.lengths[row] == step + 1 if reverse else step == 0
-        result = np.empty_like(states, order="C")
-        result[begins] = initial[row[begins]]
-        others = ~begins
-        result[others] = states[starts[neighbour[others]] + row[others]]
-        return result
+    def before(self, initial: np.ndarray, states: np.ndarray, reverse: bool, out: np.ndarray) -> None:
+        """The states before each step into `out` (N, n), from the initial ones (B, n) and those after each step (N, n).
+
+        Steps of equally many rows are one run, and all its rows but those of one step move together.
+        """
+        sizes = [*self.batch_sizes.tolist(), 0]
+        starts = self.starts[1:-1].tolist()
+        changes = (np.flatnonzero(np.diff(self.batch_sizes)) + 1).tolist()
+        for first, last in pairwise([0, *changes, self.steps]):  # the steps first .. last - 1
+            size, begin, end = sizes[first], starts[first], starts[last]
+            if reverse:
+                edge, others = end - size, sizes[last]
+                out[begin:edge] = states[begin + size : end]
+                out[edge : edge + others] = states[end : end + others]
+                out[edge + others : end] = initial[others:size]
+            else:
+                edge = begin + size
+                out[begin:edge] = initial[:size] if first == 0 else states[starts[first - 1] :][:size]
+                out[edge:end] = states[begin : end - size]
 
 
 class Padded:
@@ -88,6 +96,9 @@ class Padded:
         step = np.repeat(np.arange(longest), sizes)
         row = np.arange(self.packed.total) - np.repeat(self.packed.starts[1:-2], sizes)
         self._places = step * batch + self._order[row]
+        padding = np.ones(steps * batch, bool)
+        padding[self._places] = False
+        self._padding = np.flatnonzero(padding)
 
     def pack(self, sequence: np.ndarray) -> np.ndarray:
         """(T, B, n), C-contiguous, to (N, n)."""
@@ -95,8 +106,9 @@ class Padded:
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
         """(N, n) to (T, B, n), with zeros where a sequence has ended."""
-        sequence = np.zeros((self._shape[0] * self._shape[1], rows.shape[-1]), rows.dtype)
+        sequence = np.empty((self._shape[0] * self._shape[1], rows.shape[-1]), rows.dtype)
         sequence[self._places] = rows
+        sequence[self._padding] = 0
         return sequence.reshape(*self._shape, rows.shape[-1])
 
     def sort(self, states: tuple[np.ndarray | None, ...]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,13 @@ class _Matrix:
     @property
     def sums(self) -> int:
         return len(self.gates) if self.turned else 1
+
+
+class Matrices(NamedTuple):
+    """Packed, as the kernels read them; `numbers` is to be held until they have."""
+
+    numbers: np.ndarray
+    address: int
 
 
 class PackedWeights:
@@ -80,7 +88,7 @@ class PackedWeights:
         self._bytes = self.zeros + up(longest * size, CACHE_LINE)
         self._backward = backward
 
-    def pack(self, directions: Directions) -> np.ndarray:
+    def pack(self, directions: Directions) -> Matrices:
         """Pack these parameters as they are now into a new buffer."""
         buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
         buffer[self.zeros // self._dtype.itemsize :] = 0
@@ -97,7 +105,7 @@ class PackedWeights:
         threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
         if not self._backward:
             self._pack_biases(buffer, directions)
-        return buffer
+        return Matrices(buffer, start)
 
     def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:
         """As words (see `kernels/packing.py`)."""
@@ -163,7 +171,7 @@ class Weights:
         self.forward = PackedWeights(cell, parameters, dtype, lanes, backward=False)
         self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
         self._parameters = parameters
-        self._buffers: dict[PackedWeights, np.ndarray] = {}
+        self._buffers: dict[PackedWeights, Matrices] = {}
         self._checksums = b""
         self._lock = threading.Lock()
         self._kernel = compiled.kernel("checksum")
@@ -173,8 +181,8 @@ class Weights:
         self._watch([parameters.flat])
         _living.add(self)
 
-    def current(self, weights: PackedWeights, source: Directions | None = None) -> np.ndarray:
-        """The buffer of `forward` or `backward`, packed from the parameters as they are now.
+    def current(self, weights: PackedWeights, source: Directions | None = None) -> Matrices:
+        """The matrices of `forward` or `backward`, packed from the parameters as they are now.
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
 
@@ -198,10 +206,10 @@ class Weights:
             if now != self._checksums:
                 self._buffers = {}  # new ones: a call in another thread may still read the old
                 self._checksums = now
-            buffer = self._buffers.get(weights)
-            if buffer is None:
-                buffer = self._buffers[weights] = weights.pack(source)
-            return buffer
+            packed = self._buffers.get(weights)
+            if packed is None:
+                packed = self._buffers[weights] = weights.pack(source)
+            return packed
 
     def _watch(self, arrays: list[np.ndarray]) -> None:
         """Make these the arrays whose checksums are taken, piece by piece."""

@@ -52,8 +52,12 @@ class Plan:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace(self.template, self.work_bytes)
-        workspace.fill(*values)
-        threads.run(self.kernel, workspace.block_address, self.workers, self.template.block_bytes, self.template.number)
+        bytes_each, number = self.template.block_bytes, self.template.number
+        if self.workers < max(2, number):
+            workspace.run_alone(self.kernel, bytes_each, number, *values)
+        else:
+            workspace.fill(*values)
+            threads.run(self.kernel, workspace.block_address, self.workers, bytes_each, number)
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(workspace)
 
@@ -72,6 +76,10 @@ class Workspace:
     def fill(self, *values: int) -> None:
         """Write the values of the template's buffers into the block, but for the last, `work`."""
         self._filler(*values, self._work_address)
+
+    def run_alone(self, kernel: int, block_bytes: int, number: int, *values: int) -> None:
+        """Fill, and run the kernel on the `number` blocks on one thread."""
+        self._filler.run(kernel, block_bytes, number, *values, self._work_address)
 
 
 class Planner:
@@ -119,7 +127,9 @@ class Planner:
         D, H, G, S = self.directions, self.hidden_size, cell.gates, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
         sums_row = G * packed.padded * size
-        chunk = max(batch, _X_SUMS_BYTES // sums_row)  # rows
+        # at least two steps for threads that share rows: one that has few left, when others have ended, would spend its
+        # time on reading W and R in turns
+        chunk = max(batch * min(team, 2), _X_SUMS_BYTES // sums_row)  # rows
         sums_bytes = up(chunk * sums_row, CACHE_LINE)
         kept_bytes = up(0 if save else batch * S * H * size, CACHE_LINE)  # of a step, when none is kept for later
         direction_bytes = team * SCRATCH_BYTES + sums_bytes + kept_bytes

@@ -115,7 +115,7 @@ class Template:
 
 
 class Filler:
-    """Writes the buffers' addresses into one block; one call at a time."""
+    """Writes the buffers' addresses into one block, and may run it; one call at a time."""
 
     def __init__(self, block: int, table: np.ndarray, buffers: int) -> None:
         values = struct.Struct(f"{buffers + 1}q")
@@ -126,4 +126,9 @@ class Filler:
 
     def __call__(self, *addresses: int) -> None:
         self._pack(self._memory, 0, *addresses, 0)
-        compiled.relocate(*self._where)
+        compiled.relocate(*self._where, 0, 0, 0)
+
+    def run(self, kernel: int, block_bytes: int, teams: int, *addresses: int) -> None:
+        """Then also run a kernel on one thread: one call of compiled code instead of two."""
+        self._pack(self._memory, 0, *addresses, 0)
+        compiled.relocate(*self._where, kernel, block_bytes, teams)

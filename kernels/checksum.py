@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .simd import I32, I64, pointer
+from .simd import I32, I64, declare, pointer
 from .workers import load_word, share, store_word
 
 _ODD = 0x9E3779B97F4A7C15
@@ -26,14 +26,15 @@ RESULTS = 10  # address of (BUFFERS,)
 
 def _mix(builder, state, word):
     """One round, on integers or vectors of them."""
-
-    def constant(value):
-        vector = isinstance(state.type, ir.VectorType)
-        return ir.Constant(state.type, [value] * state.type.count if vector else value)
-
-    product = builder.mul(builder.xor(state, word), constant(_ODD))
-    low = builder.lshr(product, constant(64 - _ROTATION))
-    return builder.or_(builder.shl(product, constant(_ROTATION)), low)
+    kind, name = state.type, "i64"
+    odd, rotation = ir.Constant(I64, _ODD), ir.Constant(I64, _ROTATION)
+    if isinstance(kind, ir.VectorType):
+        name = f"v{kind.count}i64"
+        odd, rotation = (ir.Constant(kind, [value.constant] * kind.count) for value in (odd, rotation))
+    product = builder.mul(builder.xor(state, word), odd)
+    # of two shifts, LLVM would make one a second multiplication
+    rotate = declare(builder, f"llvm.fshl.{name}", kind, [kind] * 3)
+    return builder.call(rotate, [product, product, rotation])
 
 
 @intrinsic

@@ -162,13 +162,15 @@ def _make_run_together(stamp):
 
 
 def _make_relocate(stamp):
-    @njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
-    def relocate(block, table, number, values):
+    @njit("void(int64, int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
+    def relocate(block, table, number, values, kernel, block_bytes, teams):
         if stamp == 0:
             return
         for place in range(table, table + 24 * number, 24):
             value = load_word(values + 8 * load_word(place + 8))
             store_word(block + load_word(place), value + load_word(place + 16))
+        for team in range(teams):
+            call(kernel, (0, 1, block + team * block_bytes))
 
     return relocate
 
@@ -176,8 +178,8 @@ def _make_relocate(stamp):
 _stamp = int(source_hash()[:15], 16) | 1
 # (kernel, block, block_bytes, teams): run a kernel on one thread, for each of `teams` blocks, block_bytes apart
 run_alone = _make_run_alone(_stamp)
-# (block, table, number, values): for each of `number` entries (word, which, offset) of the table, three int64, write
-# values[which] + offset to the word that is so many bytes into the block
+# (block, table, number, values, kernel, block_bytes, teams): for each of `number` entries (word, which, offset) of the
+# table, three int64, write values[which] + offset to the word that is so many bytes into the block; then as `run_alone`
 relocate = _make_relocate(_stamp)
 
 

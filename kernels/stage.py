@@ -229,11 +229,15 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
                             row += 1
                         place += tile_bytes
                     for k in range(0, depth, part):
-                        # what is multiplied after this part: the next part, or what the next groups begin with
+                        # what is multiplied after this part: the next part, or what the next groups begin with; each
+                        # tile fetches another piece of it
+                        piece = group_bytes if sums == 1 else part * vector_bytes
                         soon = packed + group * group_bytes + (k + part) * sums * vector_bytes
                         if k + part >= depth:
-                            following = group if last_tile < last_of_block else group + groups
+                            following = group if parts > 1 and last_tile < last_of_block else group + groups
                             soon = packed + (following if following < last_group else first_group) * group_bytes
+                            if parts == 1:
+                                soon += min(first_tile - first_of_block, groups * sums - 1) * piece
                         row = start_row
                         place = scratch
                         for number in range(first_tile, last_tile):
@@ -255,7 +259,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
                             row += height
                             place += tile_bytes
                             if number - first_tile < groups * sums - 1:
-                                soon += group_bytes if sums == 1 else part * vector_bytes
+                                soon += piece
                     row = start_row
                     place = scratch
                     for number in range(first_tile, last_tile):

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
-from fastrnn import plans
+from fastrnn import cpu, plans
 from fastrnn.lengths import Packed, Padded
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -197,6 +197,23 @@ def test_threads_compute_what_one_does(kind, sharing, number, threads):
     expected = everything(layer, problem, lengths)
     threads(number)
     assert_same_bits(everything(layer, problem, lengths), expected)
+
+
+@every_kind
+@pytest.mark.parametrize("number", [2, 3])
+def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, threads, monkeypatch):
+    """Forwards by units, and backwards by rows."""
+    lengths = np.random.default_rng(5).integers(0, 22, 27)
+    monkeypatch.setattr(cpu, "_KEPT_BY_A_CORE", 0)
+    layer = make_layer(kind, 40, 16 * 4 * number)
+    problem = random_problem(layer, 22, len(lengths))
+    threads(1)
+    expected = everything(layer, problem, lengths)
+    threads(number)
+    assert_same_bits(everything(layer, problem, lengths), expected)
+    used = {key[:1] + key[2:] for key in layer.sequences[0].kernels()._planner._plans}
+    assert ("forward saving", number, True) in used
+    assert ("backward packed", number, False) in used
 
 
 @every_kind

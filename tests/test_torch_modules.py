@@ -216,7 +216,7 @@ def test_weights_are_read_where_they_are():
 
     module = fast.LSTM(4, 7)
     module(torch.zeros(1, 1, 4))
-    ((_, (arrays,)),) = layers_of(module, "lstm", 1, [list(module.parameters())])
+    ((_, (arrays,)),) = layers_of(module, module._flat_weights_names, "lstm", 1, [list(module.parameters())])
     for name, parameter in module.named_parameters():
         assert np.shares_memory(arrays[name.removesuffix("_l0")], parameter.detach().numpy())
 

@@ -10,11 +10,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.lengths import Packed
 
-from .layer import DTYPES, PLAIN
+from .layer import DTYPES, PLAIN, split
 
 
-def present_weights(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> list[Tensor] | None:
-    """The weights of these names, contiguous, without those that are None; None if the kernels cannot take them."""
+def present_weights(
+    module: torch.nn.Module, names: Tensors[str], layers: int, compiling: bool
+) -> list[Tensors[Tensor]] | None:
+    """The weights of these names, contiguous, without those that are None, of each of so many layers.
+
+    None if the kernels cannot take them.
+    """
     parameters = module._parameters
     weights = []
     for name in names:
@@ -24,7 +29,7 @@ def present_weights(module: torch.nn.Module, names: Tensors[str], compiling: boo
             if type(weight) not in PLAIN or not weight.is_cpu:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
-    return weights if weights and weights[0].dtype in DTYPES else None
+    return split(weights, layers) if weights and weights[0].dtype in DTYPES else None
 
 
 def packed_rows(sequence: PackedSequence) -> Packed | None:
@@ -41,16 +46,18 @@ def packed_rows(sequence: PackedSequence) -> Packed | None:
 
 def fit(
     x: Any,
-    states: Any,  # () for zeros
+    states: Any,  # None for zeros
     shapes: Tensors[tuple[int, ...]],  # of the states
     dtype: torch.dtype | None,  # of all; None: any
 ) -> bool:
     """Whether x and states are dense numbers on the CPU of that dtype, and the states of those shapes."""
-    if type(states) not in (tuple, list) or len(states) not in (0, len(shapes)):
+    if not _plain(x, dtype) or 0 in x.shape:  # torch.nn has its rules for what is empty
         return False
-    if not _plain(x, dtype) or x.numel() == 0:  # torch.nn has its rules for what is empty
+    if states is None:
+        return True
+    if type(states) not in (tuple, list) or len(states) != len(shapes):
         return False
-    for state, shape in zip(states, shapes, strict=False):  # there may be none
+    for state, shape in zip(states, shapes, strict=True):
         if not _plain(state, dtype) or state.shape != shape:
             return False
     return True

@@ -1,7 +1,7 @@
 """One layer as PyTorch runs it eagerly: tensors in, tensors out, and a node in the graph where a gradient is wanted.
 
 A *sequence* is x (T, B, I), or (N, I) with `rows`; a *step* is x (B, I), and then states have no first dimension.
-States are a tuple of as many tensors as the cell has, or of None for zeros.
+States are as many tensors as the cell has, or () for zeros.
 """
 
 from collections.abc import Sequence as Tensors
@@ -22,23 +22,30 @@ from .original import differentiable_gradients
 OptionalTensors = tuple[Tensor | None, ...]
 
 
+# what a call takes beside tensors: the kernels, the weights as they take them, where rows lie if they are packed,
+# whether it is a step, and how many states are given, 0 for zeros
+Call = tuple[Layer, Directions, Packed | None, bool, int]
+
+
 def run(
     bound: tuple[Layer, Directions],  # the kernels, and `weights` as they take them
     x: Tensor,
-    states: OptionalTensors,
+    states: Tensors[Tensor],
     weights: Tensors[Tensor],
     rows: Packed | None = None,
 ) -> tuple[Tensor, ...]:
     """Return y and the final states; of a step, only the states."""
     layer, arrays = bound
+    step = rows is None and x.dim() == 2
+    call = (layer, arrays, rows, step, len(states))
     if torch.is_grad_enabled() and wants_gradient(x, states, weights):
-        return _LayerFunction.apply(layer, arrays, rows, len(states), x, *states, *weights)
-    y, states_n, _ = _forward(layer, arrays, rows, x, states, save=False)
-    return _outputs(x, rows, y, states_n)
+        return _apply(call, x, *states, *weights)
+    y, states_n, _ = _forward(call, x, states, save=False)
+    return _outputs(step, y, states_n)
 
 
-def wants_gradient(x: Tensor, states: OptionalTensors, weights: Tensors[Tensor]) -> bool:
-    return x.requires_grad or any([t.requires_grad for t in (*weights, *states) if t is not None])
+def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]) -> bool:
+    return x.requires_grad or any([t.requires_grad for t in weights]) or any([t.requires_grad for t in states])
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -48,15 +55,14 @@ class _LayerFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, layer: Layer, arrays: Directions, rows: Packed | None, number: int, x: Tensor, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        _, _, _, step, number = call
         # under hooks (activation checkpoints, offloading), all that lasts must be tensors that they can take away
         keep = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-        y, states_n, saved = _forward(layer, arrays, rows, x, tensors[:number], save=keep)
-        outputs = _outputs(x, rows, y, states_n)
-        ctx.layer, ctx.arrays, ctx.rows, ctx.number = layer, arrays, rows, number
-        ctx.y = None if _is_step(x, rows) else outputs[0].detach()  # an alias counts changes, and makes no circle
+        y, states_n, saved = _forward(call, x, tensors[:number], save=keep)
+        outputs = _outputs(step, y, states_n)
+        ctx.call = call
+        ctx.y = None if step else outputs[0].detach()  # an alias counts changes, and makes no circle
         ctx.kept = [saved] if keep else []
         ctx.save_for_backward(x, *tensors)
         ctx.set_materialize_grads(False)
@@ -65,66 +71,66 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
-        number, rows = ctx.number, ctx.rows
-        states, weights = tuple(tensors[:number]), tensors[number:]
-        dy, dstates = (None, doutputs) if _is_step(x, rows) else (doutputs[0], doutputs[1:])
-        wanted = ctx.needs_input_grad[4:]
+        layer, _, rows, step, number = ctx.call
+        states, weights = tensors[:number], tensors[number:]
+        dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
+        wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or is_mapped():  # for second derivatives, or of many gradients at once
-            gradients = differentiable_gradients(ctx.layer, rows, x, states, weights, (dy, *dstates), wanted)
-        else:
-            gradients = _gradients(ctx, x, states, dy, dstates)
-        return None, None, None, None, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True))
+            return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
+        gradients = _gradients(ctx, x, states, dy, dstates)
+        return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
+
+
+# `apply` of a Function looks for torch.func first; the modules, that call `run`, have done that (see `modes`)
+_apply = super(torch.autograd.Function, _LayerFunction).apply
 
 
 def _gradients(
-    ctx: Any, x: Tensor, states: OptionalTensors, dy: Tensor | None, dstates: OptionalTensors
-) -> tuple[Tensor, ...]:
-    """Of x, the states and the weights."""
-    layer, arrays, rows = ctx.layer, ctx.arrays, ctx.rows
+    ctx: Any, x: Tensor, states: Tensors[Tensor], dy: Tensor | None, dstates: OptionalTensors
+) -> list[np.ndarray]:
+    """Of x, the states that were given, and the weights."""
+    call = layer, arrays, _, step, number = ctx.call
     try:
         saved = ctx.kept.pop()
     except IndexError:
         saved = None
     if saved is None or (ctx.y is not None and ctx.y._version):
-        _, _, saved = _forward(layer, arrays, rows, x, states, save=True)
-    step = _is_step(x, rows)
-    dx, dstates_0, dweights = layer.backward(
-        saved,
-        arrays,
-        None if dy is None else as_array(dy),
-        tuple([None if d is None else as_array(d)[None] if step else as_array(d) for d in dstates]),
-    )
+        _, _, saved = _forward(call, x, states, save=True)
+    dstate_arrays = [None if d is None else as_array(d) for d in dstates]
     if step:
-        dx, dstates_0 = dx[0], tuple([d[0] for d in dstates_0])
-    dtensors = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
-    return tuple([torch.from_numpy(gradient) for gradient in dtensors])
+        dstate_arrays = [None if d is None else d[None] for d in dstate_arrays]
+    dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), tuple(dstate_arrays))
+    gradients = [dx, *dstates_0[:number]]
+    if step:
+        gradients = [gradient[0] for gradient in gradients]
+    for direction in dweights:
+        gradients += direction.values()
+    return gradients
 
 
 def _forward(
-    layer: Layer, arrays: Directions, rows: Packed | None, x: Tensor, states: OptionalTensors, *, save: bool
+    call: Call, x: Tensor, states: Tensors[Tensor], *, save: bool
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Any]:
-    step = _is_step(x, rows)
+    layer, arrays, rows, step, _ = call
     x_array = as_array(x)
-    if states[0] is None:
-        batch = rows.batch if rows is not None else x_array.shape[-2]
-        state_arrays = tuple([np.zeros((layer.directions, batch, n), layer.dtype) for n in layer.widths])
+    if step:
+        x_array = x_array[None]
+    if not states:
+        state_arrays = layer.zeros(rows.batch if rows is not None else x_array.shape[1])
     else:
-        state_arrays = tuple([as_array(s)[None] if step else as_array(s) for s in states])  # type: ignore[arg-type]
-    return layer.forward(arrays, x_array[None] if step else x_array, state_arrays, rows, save)
+        state_arrays = tuple([as_array(s)[None] if step else as_array(s) for s in states])
+    return layer.forward(arrays, x_array, state_arrays, rows, save)
 
 
-def _is_step(x: Tensor, rows: Packed | None) -> bool:
-    return rows is None and x.dim() == 2
-
-
-def _outputs(x: Tensor, rows: Packed | None, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
-    if _is_step(x, rows):
-        return tuple([torch.from_numpy(s[0]) for s in states_n])
-    return torch.from_numpy(y), *[torch.from_numpy(s) for s in states_n]
+def _outputs(step: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
+    return tuple(map(torch.from_numpy, [s[0] for s in states_n] if step else (y, *states_n)))
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, or a copy if that is not contiguous."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.is_neg():  # a view that changes the sign, such as the imaginary part of a conjugate
         tensor = tensor.resolve_neg()
-    return contiguous((tensor.detach() if tensor.requires_grad else tensor).numpy())
+    array = tensor.numpy()
+    return array if array.flags.carray else contiguous(array)

@@ -9,7 +9,7 @@ from fastrnn.parameters import GATES
 
 from . import autograd, operators
 from .arguments import fit, present_weights
-from .layer import layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run
 from .original import as_torch_nn
 
@@ -41,30 +41,38 @@ class _Cell(torch.nn.RNNCellBase):
         """The next state; None for what the kernels cannot do."""
         cell = self._kernels()
         number = 2 if cell == "lstm" else 1
-        states = () if hx is None else hx if number == 2 else (hx,)
-        weights = present_weights(self, _WEIGHTS, compiling)
-        if weights is None or len(weights) % 2 or cell not in GATES or not isinstance(x, Tensor):
+        states = hx if hx is None or number == 2 else (hx,)
+        bound: Any
+        before = None if compiling else layers_as_before(self, 1)
+        present, bound = before or (present_weights(self, _WEIGHTS, 1, compiling), None)
+        if present is None or cell not in GATES or not isinstance(x, Tensor):
             return None
-        autocast = autocast_applies(weights[0])
+        (weights,) = present
+        if len(weights) % 2:
+            return None
+        autocast = autocast_applies(weights[0].dtype)
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             return None
         shape = (*x.shape[:-1], self.hidden_size)
         if not fit(x, states, [shape] * number, None if autocast else weights[0].dtype):
             return None
-        states, dtypes = tuple(states), None
+        states, dtypes = () if states is None else tuple(states), None
         if autocast:
             dtypes = autocast_dtypes(cell, False, x, states, one_dnn=False)
             if dtypes is None:
                 return None
             x, states = x.float(), tuple([s.float() for s in states])
-        bound: Any = [(cell, 1)] if compiling else layers_of(self, cell, 1, [weights])
-        if bound is None:
-            return None
+        run: Any = autograd.run
+        if compiling:
+            run, bound = operators.run, [(cell, 1)]
+        elif bound is None:
+            bound = layers_of(self, _WEIGHTS, cell, 1, [weights])
+            if bound is None:
+                return None
         batched = x.dim() == 2
         if not batched:
             x, states = x.unsqueeze(0), tuple([s.unsqueeze(0) for s in states])
-        run = operators.run if compiling else autograd.run
-        final = run(bound[0], x, states or (None,) * number, weights)
+        final = run(bound[0], x, states, weights)
         if not batched:
             final = tuple([s.squeeze(0) for s in final])
         if dtypes is not None:

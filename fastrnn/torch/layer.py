@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Sequence as Tensors
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +35,14 @@ class Layer:
 
     def __init__(self, sequence: Sequence, shapes: list[tuple[int, ...]]) -> None:
         self.sequence = sequence
+        self._cpu = sequence.kernels()
         self.directions = len(sequence.parameters.directions)
+        output_size = sequence.output_size // self.directions
+        # of the states: (R,), or (R, H) for the LSTM
+        self.widths = (output_size, sequence.hidden_size) if sequence.cell == "lstm" else (output_size,)
         self._shapes = shapes
         self._bound = Bound([], [])
+        self._zeros = self._new_zeros(0)
 
     @classmethod
     def of(cls, cell: str, directions: int, weights: Tensors[Any]) -> "Layer | None":
@@ -63,11 +69,15 @@ class Layer:
     def input_size(self) -> int:
         return self.sequence.input_size
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Of the states: (R,), or (R, H) for the LSTM."""
-        output_size = self.sequence.output_size // self.directions
-        return (output_size, self.sequence.hidden_size) if self.sequence.cell == "lstm" else (output_size,)
+    def zeros(self, batch: int) -> States:
+        """The initial states of so many rows if none are given, not to be written to."""
+        zeros = self._zeros
+        if zeros[0].shape[1] != batch:
+            self._zeros = zeros = self._new_zeros(batch)
+        return zeros
+
+    def _new_zeros(self, batch: int) -> States:
+        return tuple([np.zeros((self.directions, batch, width), self.dtype) for width in self.widths])
 
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""
@@ -96,22 +106,37 @@ class Layer:
     def forward(
         self, arrays: Directions, x: np.ndarray, states: States, rows: Packed | None, save: bool
     ) -> tuple[np.ndarray, States, Any]:
-        """As `Sequence.forward`, with what `bind` returned."""
-        return self.sequence.forward(x, states, save=save, rows=rows, weights=arrays)
+        """As `Sequence.forward`, with what `bind` returned. x is not empty."""
+        return self._cpu.forward(x, states, save, rows, arrays)
 
     def backward(
         self, saved: Any, arrays: Directions, dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`, with the arrays of the forward pass."""
-        return self.sequence.backward(saved, dy, dstates, weights=arrays)
+        return self._cpu.backward(saved, dy, dstates, arrays)
+
+
+Kernels = list[tuple[Layer, Directions]]  # of each layer of a module, and its weights as they take them
+
+
+class _Run(NamedTuple):
+    """What a module ran with: the kernels, and how the contiguous weights that it has under these names looked.
+
+    The kernels' arrays keep the weights' memory, so that no other tensor can get the same address.
+    """
+
+    kernels: Kernels
+    names: itemgetter
+    looks: list[tuple[Any, int, torch.Size, torch.dtype]]  # type, address, shape and dtype of each
 
 
 _of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
+_last_runs: "weakref.WeakKeyDictionary[torch.nn.Module, _Run]" = weakref.WeakKeyDictionary()
 
 
 def layers_of(
-    module: torch.nn.Module, cell: str, directions: int, weights: list[list[torch.Tensor]]
-) -> list[tuple[Layer, Directions]] | None:
+    module: torch.nn.Module, names: Tensors[str], cell: str, directions: int, weights: list[Tensors[torch.Tensor]]
+) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
     They are not attributes of the module, so that it is copied, pickled and replicated as torch.nn's.
@@ -130,4 +155,37 @@ def layers_of(
                 return None
             layers[k] = layer
         bound.append((layer, arrays))
+    looks = [(type(w), w.data_ptr(), w.shape, w.dtype) for own in weights for w in own]
+    _last_runs[module] = _Run(bound, itemgetter(*names), looks)
     return bound
+
+
+def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors[torch.Tensor]], Kernels] | None:
+    """The weights of each of so many layers, and what `layers_of` returned last, if they look as they did then."""
+    last = _last_runs.get(module)
+    if last is None or len(last.kernels) != number:
+        return None
+    try:
+        weights: tuple[Any, ...] = last.names(module._parameters)
+    except KeyError:  # it is computed, or was taken away
+        return None
+    if len(weights) != len(last.looks):  # some are None
+        return None
+    for weight, (kind, place, shape, dtype) in zip(weights, last.looks, strict=True):
+        if (
+            type(weight) is not kind
+            or weight.data_ptr() != place
+            or weight.shape != shape
+            or weight.dtype is not dtype
+            or not weight.is_contiguous()
+        ):
+            return None
+    return split(weights, number), last.kernels
+
+
+def split(weights: Tensors[torch.Tensor], number: int) -> list[Tensors[torch.Tensor]]:
+    """Of each of so many layers."""
+    if number == 1:
+        return [weights]
+    each = len(weights) // number
+    return [weights[k * each : (k + 1) * each] for k in range(number)]

@@ -36,9 +36,9 @@ def is_mapped() -> bool:
     return torch._C._are_functorch_transforms_active() or torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")
 
 
-def autocast_applies(weight: Tensor) -> bool:
-    """It leaves float64 alone."""
-    return weight.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+def autocast_applies(dtype: torch.dtype) -> bool:
+    """To weights of that dtype: it leaves float64 alone."""
+    return dtype == torch.float32 and torch.is_autocast_enabled("cpu")
 
 
 @torch.compiler.assume_constant_result

@@ -17,13 +17,11 @@ from fastrnn.parameters import GATES, Directions
 from .autograd import as_array, wants_gradient
 from .layer import Layer
 
-OptionalTensors = tuple[Tensor | None, ...]
-
 
 def run(
     kind: tuple[str, int],  # the cell, and how many directions
     x: Tensor,
-    states: OptionalTensors,
+    states: tuple[Tensor, ...],
     weights: list[Tensor],
     rows: None = None,
 ) -> tuple[Tensor, ...]:
@@ -31,10 +29,10 @@ def run(
     cell, directions = kind
     step = x.dim() == 2
     if step:
-        x, states = x.unsqueeze(0), tuple([None if s is None else s.unsqueeze(0) for s in states])
-    if states[0] is None:
+        x, states = x.unsqueeze(0), tuple([s.unsqueeze(0) for s in states])
+    if not states:
         widths = (weights[1].shape[1], weights[0].shape[0] // GATES[cell])
-        states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths[: len(states)]])
+        states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths[: 2 if cell == "lstm" else 1]])
     save = torch.is_grad_enabled() and wants_gradient(x, states, weights)
     y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
     states_n = others[: len(states)]

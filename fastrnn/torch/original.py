@@ -25,7 +25,7 @@ def differentiable_gradients(
     layer: Layer,
     rows: Packed | None,
     x: Tensor,
-    states: tuple[Tensor | None, ...],
+    states: Tensors[Tensor],  # none for zeros
     weights: Tensors[Tensor],
     doutputs: tuple[Tensor | None, ...],  # of y and the final states
     wanted: tuple[bool, ...],  # of x, the states and the weights
@@ -65,22 +65,20 @@ def _without_one_dnn() -> Iterator[None]:
 
 
 def _run(
-    layer: Layer, rows: Packed | None, x: Tensor, states: Tensors[Tensor | None], weights: Tensors[Tensor]
+    layer: Layer, rows: Packed | None, x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]
 ) -> tuple[Tensor, ...]:
     """y and the final states."""
     step = rows is None and x.dim() == 2
     if step:
         x = x[None]
     batch = x.shape[1] if rows is None else rows.batch
-    filled = tuple(
-        [
-            x.new_zeros((layer.directions, batch, width)) if s is None else s[None] if step else s
-            for s, width in zip(states, layer.widths, strict=True)
-        ]
-    )
+    if not states:
+        states = [x.new_zeros((layer.directions, batch, width)) for width in layer.widths]
+    elif step:
+        states = [s[None] for s in states]
     each = len(weights) // layer.directions
     options: tuple[Any, ...] = (list(weights), each >= 4, 1, 0.0, False, layer.directions == 2)
-    hx: Any = filled if len(filled) == 2 else filled[0]
+    hx: Any = tuple(states) if len(states) == 2 else states[0]
     function = getattr(_VF, layer.sequence.cell)
     if rows is None:
         outputs = function(x, hx, *options, False)

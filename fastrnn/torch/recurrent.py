@@ -1,5 +1,6 @@
 """LSTM, GRU and RNN in place of torch.nn's: the same modules, but the kernels do the work."""
 
+from collections.abc import Sequence as Tensors
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from fastrnn.lengths import Packed
 from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
-from .layer import layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_enabled
 from .original import as_torch_nn
 
@@ -59,34 +60,42 @@ class _Recurrent(torch.nn.RNNBase):
         With `rows`, x is packed, (N, I), and hx in their order.
         """
         cell = _CELLS[self.mode]
-        states = () if hx is None else hx if cell == "lstm" else (hx,)
-        weights = present_weights(self, self._flat_weights_names, compiling)
+        states = hx if hx is None or cell == "lstm" else (hx,)
+        bound: Any
+        before = None if compiling else layers_as_before(self, self.num_layers)
+        names = self._flat_weights_names
+        weights, bound = before or (present_weights(self, names, self.num_layers, compiling), None)
         if weights is None or not isinstance(x, Tensor):
             return None
-        autocast = autocast_applies(weights[0])
-        if not self._fit(x, states, rows, None if autocast else weights[0].dtype):
+        dtype = weights[0][0].dtype
+        autocast = autocast_applies(dtype)
+        if not self._fit(x, states, rows, None if autocast else dtype):
             return None
-        states, dtypes = tuple(states), None
+        states, dtypes = () if states is None else tuple(states), None
         if autocast:
             one_dnn = not self.proj_size and rows is None and one_dnn_enabled()
             dtypes = autocast_dtypes(cell, self.proj_size > 0, x, states, one_dnn=one_dnn)
             if dtypes is None:
                 return None
             x, states = x.float(), tuple([s.float() for s in states])
+        run: Any = autograd.run
         directions = 2 if self.bidirectional else 1
-        each = len(weights) // self.num_layers
-        by_layer = [weights[start : start + each] for start in range(0, len(weights), each)]
-        kinds = [(cell, directions)] * self.num_layers
-        bound: Any = kinds if compiling else layers_of(self, cell, directions, by_layer)
-        if bound is None:
-            return None
+        if compiling:
+            run, bound = operators.run, [(cell, directions)] * self.num_layers
+        elif bound is None:
+            bound = layers_of(self, names, cell, directions, weights)
+            if bound is None:
+                return None
         batched = rows is not None or x.dim() == 3
         turned = self.batch_first and batched and rows is None
         if not batched:
             x, states = x.unsqueeze(1), tuple([s.unsqueeze(1) for s in states])
         elif turned:
             x = x.transpose(0, 1)
-        y, final = self._run_layers(operators.run if compiling else autograd.run, bound, by_layer, x, states, rows)
+        if self.num_layers == 1:
+            y, *final = run(bound[0], x, states, weights[0], rows)
+        else:
+            y, final = self._run_layers(run, bound, weights, x, states, rows)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
         elif turned:
@@ -97,19 +106,16 @@ class _Recurrent(torch.nn.RNNBase):
 
     def _run_layers(
         self,
-        run: Any,  # of `autograd` or `operators`
+        run: Any,  # that of `autograd` or `operators`
         bound: list[Any],  # for each layer what `run` takes first
-        weights: list[list[Tensor]],
+        weights: list[Tensors[Tensor]],
         y: Tensor,  # of the layer below: first x, time-major
         states: tuple[Tensor, ...],
         rows: Packed | None,
     ) -> tuple[Tensor, list[Tensor]]:
         number = len(bound)
-        if not states:
-            states_of: list[Any] = [(None,) * len(self._state_widths())] * number
-        elif number == 1:
-            states_of = [states]
-        else:
+        states_of: list[Any] = [()] * number
+        if states:
             states_of = list(zip(*[s.split(s.shape[0] // number) for s in states], strict=True))
         finals = []
         for k in range(number):
@@ -117,13 +123,15 @@ class _Recurrent(torch.nn.RNNBase):
                 y = torch.nn.functional.dropout(y, self.dropout)
             y, *final = run(bound[k], y, states_of[k], weights[k], rows)
             finals.append(final)
-        return y, finals[0] if number == 1 else [torch.cat(s) for s in zip(*finals, strict=True)]
+        return y, [torch.cat(s) for s in zip(*finals, strict=True)]
 
     def _fit(self, x: Tensor, states: Any, rows: Packed | None, dtype: torch.dtype | None) -> bool:
         """Whether the arguments are such as torch.nn takes, and the kernels too."""
         shape = x.shape
         if len(shape) not in ((2, 3) if rows is None else (2,)) or shape[-1] != self.input_size:
             return False
+        if states is None:
+            return fit(x, None, (), dtype)
         lead: tuple[int, ...] = (self.num_layers * (2 if self.bidirectional else 1),)
         if rows is not None:
             lead += (rows.batch,)
