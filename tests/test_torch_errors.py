@@ -118,15 +118,18 @@ def test_states_of_a_stack_have_its_number_of_rows(kind, layers):
         (zeros(1, 3, 7, dtype=torch.float64), zeros(1, 3, 7, dtype=torch.float64)),
         (zeros(1, 7), zeros(1, 3, 7)),
         5,
+        (),
     ],
-    ids=["one tensor", "one of two", "c", "h", "None", "dtype of c", "dtypes", "dimensions", "a number"],
+    ids=["one tensor", "one of two", "c", "h", "None", "dtype of c", "dtypes", "dimensions", "a number", "nothing"],
 )
 def test_states_of_an_lstm(hx):
     assert_same_error(pair("lstm", 4, 7), lambda module: module(zeros(5, 3, 4), hx))
 
 
 @pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
-@pytest.mark.parametrize("hx", [(zeros(1, 3, 7),), zeros(1, 3, 7, dtype=torch.float64), 5], ids=["tuple", "dtype", "5"])
+@pytest.mark.parametrize(
+    "hx", [(zeros(1, 3, 7),), (), zeros(1, 3, 7, dtype=torch.float64), 5], ids=["tuple", "nothing", "dtype", "5"]
+)
 def test_states_of_a_gru_or_rnn(kind, hx):
     assert_same_error(pair(kind, 4, 7), lambda module: module(zeros(5, 3, 4), hx))
 
@@ -145,7 +148,8 @@ def test_packed_sequences_with_wrong_states(kind, sorted_lengths):
     for shape in wrong:
         hx = as_hx(kind, zeros(*shape), zeros(*shape[:-1], 7))
         assert_same_error(modules, lambda module, hx=hx: module(packed, hx))
-    assert_same_error(modules, lambda module: module(packed, 5))
+    for hx in (5, ()):
+        assert_same_error(modules, lambda module, hx=hx: module(packed, hx))
     narrow = pack(zeros(5, 3, 3), lengths, enforce_sorted=sorted_lengths)
     assert_same_error(modules, lambda module: module(narrow))
 
@@ -205,6 +209,7 @@ CELL_ARGUMENTS = {
     "dtype of h": (zeros(3, 4), zeros(3, 7, dtype=torch.float64)),
     "h with a batch": (zeros(4), zeros(2, 7)),
     "a number": (zeros(3, 4), 5),
+    "no h": (zeros(3, 4), ()),
 }
 
 
