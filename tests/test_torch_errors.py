@@ -314,6 +314,38 @@ def test_after_an_error_the_module_computes_as_before(kind):
     assert all(map(torch.equal, tensors_of(ours(x, state)), expected))
 
 
+NOT_STRIDED = {
+    "sparse": torch.Tensor.to_sparse,
+    "compressed": torch.Tensor.to_sparse_csr,
+    "mkldnn": torch.Tensor.to_mkldnn,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("parameter", [False, True], ids=["tensor", "parameter"])
+@pytest.mark.parametrize("convert", NOT_STRIDED.values(), ids=NOT_STRIDED)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_weights_that_are_not_strided(kind, convert, parameter):
+    """torch.nn takes some."""
+    theirs, ours = pair(kind, 4, 7)
+    x = normal(5, 3, 4, dtype=torch.float32, grad=False)
+    for name in ("weight_hh_l0", "weight_ih_l0"):
+        ours(x)  # so that the kernels know its strided weights
+        found = []
+        for module in (theirs, ours):
+            weight = convert(getattr(module, name).detach())
+            if parameter:
+                weight = torch.nn.Parameter(weight)
+            try:
+                found.append(torch.func.functional_call(module, {name: weight}, (x,))[0])
+            except Exception as error:
+                found.append((type(error), str(error)))
+        if isinstance(found[0], torch.Tensor):
+            assert torch.equal(*found)
+        else:
+            assert found[1] == found[0]
+
+
 def test_an_upstream_gradient_of_another_shape():
     for module in pair("gru", 4, 7):
         y, _ = module(zeros(5, 3, 4))

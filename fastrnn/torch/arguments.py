@@ -26,7 +26,7 @@ def present_weights(
         # a parametrised weight is an attribute, and so is one that weight_norm computes
         weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
         if weight is not None:
-            if type(weight) not in PLAIN or not weight.is_cpu:
+            if type(weight) not in PLAIN or not weight.is_cpu or weight.layout is not torch.strided:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
     return split(weights, layers) if weights and weights[0].dtype in DTYPES else None

@@ -174,6 +174,7 @@ def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors
     for weight, (kind, place, shape, dtype) in zip(weights, last.looks, strict=True):
         if (
             type(weight) is not kind
+            or weight.layout is not torch.strided
             or weight.data_ptr() != place
             or weight.shape != shape
             or weight.dtype is not dtype

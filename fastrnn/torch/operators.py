@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from fastrnn.kernels.cells import CELLS
 from fastrnn.parameters import GATES, Directions
 
-from .autograd import as_array, wants_gradient
+from .autograd import as_array, gradient_array, wants_gradient
 from .layer import Layer
 
 
@@ -85,8 +85,8 @@ def _backward(
     if not _keeps_gates(cell):
         gates = np.empty((directions, *x.shape[:2], weights[0].shape[0]), layer.dtype)
     saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells, None)
-    dstates = tuple([None if d is None else as_array(d) for d in (dh_n, dc_n)[: len(states)]])
-    dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), dstates)
+    dstates = tuple(map(gradient_array, (dh_n, dc_n)[: len(states)]))
+    dx, dstates_0, dweights = layer.backward(saved, arrays, gradient_array(dy), dstates)
     gradients = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
     return [torch.from_numpy(gradient) for gradient in gradients]
 
