@@ -218,6 +218,23 @@ def test_a_retained_graph_serves_again():
     assert all(map(torch.equal, *runs))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_outputs_may_be_changed_in_place(kind, backend):
+    _, module = pair(kind, 4, 7, num_layers=2, batch_first=True)
+    x, found = normal(5, 3, 4, dtype=torch.float32), []
+    for run in (module, compiled(module, backend)):
+        module.zero_grad()
+        y, state = run(x)
+        with torch.no_grad():
+            for tensor in (y, *tensors_of(state)):
+                tensor.mul_(2)
+        y[0].mul_(3)
+        y.sin().sum().backward()
+        found.append({name: p.grad for name, p in module.named_parameters()})
+    assert_same(found[1], found[0], tolerance=1e-30)
+
+
 def test_dropout():
     _, module = pair("gru", 4, 64, num_layers=2, dropout=0.5)
     x = normal(5, 3, 4, dtype=torch.float32, grad=False)
@@ -249,6 +266,7 @@ def test_the_operators_keep_pytorchs_rules(kind):
     torch.library.opcheck(torch.ops.fastrnn.forward.default, (cell, 2, x, state, weights, True))
     with torch.no_grad():
         torch.library.opcheck(torch.ops.fastrnn.forward.default, (cell, 2, x, state, weights, False))
+    torch.library.opcheck(torch.ops.fastrnn.copy.default, (x,))
 
 
 def test_the_operator_refuses_what_is_no_layer():

@@ -1,7 +1,7 @@
 """One layer as operators that torch.compile puts into its graphs whole.
 
 `fastrnn::forward` and `fastrnn::backward` take and return tensors only. So what the forward pass keeps for the backward
-pass are tensors too, and the backward pass copies what it overwrites or keeps.
+pass are tensors too, y among them, and the backward pass copies what it overwrites or keeps.
 """
 
 from typing import Any
@@ -37,6 +37,19 @@ def run(
     y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
     states_n = others[: len(states)]
     return tuple([s.squeeze(0) for s in states_n]) if step else (y, *states_n)
+
+
+@torch.library.custom_op("fastrnn::copy", mutates_args=())
+def copy(y: Tensor) -> Tensor:
+    """y for the caller, who may change it in place, where `fastrnn::backward` needs the other.
+
+    `clone` would not do: inductor takes that away.
+    """
+    return y.clone()
+
+
+copy.register_fake(torch.empty_like)
+copy.register_autograd(lambda ctx, dy: dy)
 
 
 @torch.library.custom_op("fastrnn::forward", mutates_args=())

@@ -96,6 +96,8 @@ class _Recurrent(torch.nn.RNNBase):
             y, *final = run(bound[0], x, states, weights[0], rows)
         else:
             y, final = self._run_layers(run, bound, weights, x, states, rows)
+        if compiling and y.requires_grad:
+            y = operators.copy(y)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
         elif turned:
