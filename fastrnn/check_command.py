@@ -17,7 +17,7 @@ from .check_report import Quantity
 from .checking import expect, judge
 from .experiments.display import Display, RichDisplay, best_display
 from .experiments.host import cpu_name
-from .threads import get_num_threads, set_num_threads
+from .threads import available, get_num_threads, set_num_threads
 
 _NAMED = 6  # how many quantities the list of failures names for each configuration
 _SECONDS = 0.1  # what a configuration may take, before there is an experience of it
@@ -80,7 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
     before = get_num_threads()
     threads = [arguments.threads] if arguments.threads else sorted({1, before})
     dtypes = (arguments.dtype,) if arguments.dtype else DTYPES
-    chosen = cases(arguments.cell, dtypes, max(threads))
     use_one_thread()
     for line in _machine(threads):
         show.say(line)
@@ -89,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     results = []
     try:
+        set_num_threads(max(threads))
+        chosen = cases(arguments.cell, dtypes, available())
         with show.progress("Checking") as report:
             for number, case in enumerate(chosen):
                 each = (time.perf_counter() - start) / number if number else _SECONDS

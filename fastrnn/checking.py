@@ -161,7 +161,7 @@ def _run(layer: _Recurrent, inputs: Inputs) -> dict[str, np.ndarray]:
 def twin(layer: _Recurrent, dtype: np.dtype, backend: str = "reference") -> _Recurrent:
     """The layer on another backend: the same parameters in `dtype`, and the same dropout masks to come."""
     other = copy.copy(layer)
-    other.backend, other.dtype, other._generator = backend, dtype, copy.deepcopy(layer._generator)
+    other.backend, other.dtype = backend, dtype
     other._allocate()
     for name, parameter in layer.parameters.items():
         other.parameters[name][...] = parameter

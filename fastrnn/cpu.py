@@ -196,7 +196,10 @@ class CpuLayer:
             *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
             *self._each(states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept),
         )  # fmt: skip
-        return (dx[0] if D == 1 else np.add(dx[0], dx[1], out=dx[0])), dstates_0
+        if D == 2:
+            with np.errstate(all="ignore"):
+                np.add(dx[0], dx[1], out=dx[0])
+        return dx[0], dstates_0
 
     def bind_step(self, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None) -> list:
         """Fill `block` for a single step from x (B, I) and h (B, R) to y (B, R), c (B, H) updated in place.

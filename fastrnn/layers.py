@@ -4,6 +4,7 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 `D` directions, and `R`, the width of h: `P` with projection, else `H`.
 """
 
+import copy
 import json
 import os
 import warnings
@@ -223,7 +224,7 @@ class _Recurrent:
     def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
         """The layer of a file with that header and these parameters. `where` are device, seed and backend."""
         if header["format"] != _FILE_FORMAT:
-            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']}")
+            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
         layer = cls(**header["options"], **where)
@@ -252,6 +253,7 @@ class _Recurrent:
         """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
         state = self.__dict__.copy()
         del state["_parameters"], state["_layout"], state["sequences"]
+        state["_generator"] = copy.deepcopy(self._generator)  # a shallow copy draws its own masks too
         return state | {"flats": [sequence.parameters.flat for sequence in self.sequences]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -468,6 +470,9 @@ class Backward:
         self._batched = batched
         self._padded = padded
 
+    def __copy__(self) -> "Backward":
+        raise TypeError("backward: a shallow copy would share what is used up; use copy.deepcopy")
+
     def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
         """From the gradients of y and of the final state to those of x, the initial state and the parameters.
 
@@ -507,8 +512,9 @@ class _Mask:
         self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        masked = values * self.kept
-        masked *= self.scale
+        with np.errstate(all="ignore"):
+            masked = values * self.kept
+            masked *= self.scale
         return masked
 
 
@@ -533,8 +539,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
     with open(path, "rb") as file:
         if zipfile.is_zipfile(file):
             file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                if "fastrnn" in archive:
-                    arrays = dict(archive)
-                    return parsed_header(str(arrays.pop("fastrnn"))), arrays
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = dict(archive) if "fastrnn" in archive else {}
+            except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+                raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
+            if arrays:
+                return parsed_header(str(arrays.pop("fastrnn"))), arrays
     raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

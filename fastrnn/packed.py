@@ -104,7 +104,8 @@ class PackedWeights:
         number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
         threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
         if not self._backward:
-            self._pack_biases(buffer, directions)
+            with np.errstate(all="ignore"):
+                self._pack_biases(buffer, directions)
         return Matrices(buffer, start)
 
     def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:
@@ -177,7 +178,7 @@ class Weights:
         self._kernel = compiled.kernel("checksum")
         self._block = np.zeros(16, np.int64)
         self._block_address = address(self._block)
-        self._source: Directions = parameters.directions
+        self._source: Directions | None = parameters.directions
         self._watch([parameters.flat])
         _living.add(self)
 
@@ -193,10 +194,11 @@ class Weights:
             source = self._parameters.directions
         with self._lock:
             if source is not self._source:
-                self._source = source
+                self._source = None  # until all of it is watched: an interrupt may come in between
                 own = source is self._parameters.directions
                 arrays = [array for direction in source for array in direction.values() if array is not None]
                 self._watch([self._parameters.flat] if own else arrays)
+                self._source = source
             if self._shared:
                 self._block[0] = 0  # the workers' counter
                 threads.run(self._kernel, self._block_address, threads.available())

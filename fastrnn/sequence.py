@@ -123,11 +123,12 @@ class Sequence:
             final = tuple(s[d, batch] for s in dstates_0)
             dy_d = dy[..., d * width : (d + 1) * width][where]
             dx_d, dinitial, dweights_d = reference.backward(saved_run, dy_d, final)
-            dx[where] += dx_d
             for s, s_0 in zip(dstates_0, dinitial, strict=True):
                 s[d, batch] = s_0
-            for short, gradient in _present(dweights_d).items():
-                dweights[d][short] += gradient
+            with np.errstate(all="ignore"):
+                dx[where] += dx_d
+                for short, gradient in _present(dweights_d).items():
+                    dweights[d][short] += gradient
         return dx, dstates_0, dweights
 
     def _backward_empty(

@@ -1,7 +1,7 @@
 """Frame by frame: a layer as a machine that takes one time step at a call."""
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -76,27 +76,25 @@ class Stream:
 
     def reset(self, state: State = None) -> None:
         """Go back to a state of zeros, or to the one given, shaped as `state`."""
-        held = [self._h[self._turn]] + ([] if self._c is None else [self._c])
+        held = {"h": self._h[self._turn]} | ({} if self._c is None else {"c": self._c})
         if state is None:
-            for array in held:
+            for array in held.values():
                 array[...] = 0
             return
-        given = [state] if self._c is None else state
-        if self._c is not None and not (isinstance(state, tuple | list) and len(state) == 2):
-            raise TypeError(f"state: expected a tuple (h, c), got {type(state).__name__}")
-        for name, value, array in zip("hc", given, held, strict=False):
-            self._check(name, value, array.shape, None)
-        for value, array in zip(given, held, strict=True):
-            array[...] = value
+        given = dict(zip(held, validation.state_arrays("state", tuple(held), state), strict=True))
+        for name, value in given.items():
+            self._check(name, value, held[name].shape, None)
+        for name, value in given.items():
+            held[name][...] = value
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
 
     def _check(self, name: str, value: object, shape: tuple[int, ...], other: tuple[int, ...] | None) -> None:
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
-        if value.dtype != self.dtype:
-            raise TypeError(f"{name}: expected {self.dtype}, got {value.dtype}")
-        if value.shape not in (shape, other):
+        given = validation.array(name, value, self.dtype).shape
+        if given not in (shape, other):
             also = f" or {other}" if other is not None else ""
-            raise ValueError(f"{name}: expected shape {shape}{also}, got {value.shape}")
+            raise ValueError(f"{name}: expected shape {shape}{also}, got {given}")
 
 
 class _CpuSteps:
@@ -109,7 +107,7 @@ class _CpuSteps:
         plans = [kernels.step_plan(len(x)) for kernels in layers]
         self._kernel = plans[0].kernel
         self._workers = [plan.workers for plan in plans]
-        words = up(plans[0].template.words, CACHE_LINE // 8)
+        words = up(max(plan.template.words for plan in plans), CACHE_LINE // 8)  # layers may differ in workers
         self._blocks = empty((2, len(layers), words), np.dtype(np.int64))
         self._alive = [x, h, c]
         for turn in range(2):

@@ -6,6 +6,8 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
+from . import validation
+
 
 def _default() -> int:
     value = os.environ.get("FASTRNN_NUM_THREADS")
@@ -64,11 +66,7 @@ def set_num_threads(number: int) -> None:
     The default is the environment variable FASTRNN_NUM_THREADS, or else the number of processors this process may run
     on. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any number.
     """
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"number: expected int, got {type(number).__name__}")
-    if number < 1:
-        raise ValueError(f"number: expected at least 1, got {number}")
-    _pool.number = number
+    _pool.number = validation.size("number", number, least=1)
 
 
 def available() -> int:
@@ -121,14 +119,16 @@ def _pool_guard() -> AbstractContextManager[object]:
 
 
 class _FirstEntry:
-    """Enter the pool alone; afterwards its layer is known."""
+    """Enter the pool alone; afterwards its layer is known, unless it could not be started."""
 
     def __enter__(self) -> None:
         _pool.lock.acquire()
 
-    def __exit__(self, *exception: object) -> None:
-        from numba import threading_layer
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            if kind is None and _pool.guard is None:
+                from numba import threading_layer
 
-        if _pool.guard is None:
-            _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
-        _pool.lock.release()
+                _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
+        finally:
+            _pool.lock.release()

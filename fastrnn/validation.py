@@ -106,10 +106,15 @@ def sequence_lengths(name: str, value: Any, steps: int, batch: int) -> np.ndarra
     """The lengths (B,) int64, each from 0 to T, of the sequences of an x of T = `steps`."""
     if not isinstance(value, np.ndarray | list | tuple):
         raise TypeError(f"{name}: expected an array of integers, got {type(value).__name__}")
-    lengths = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got {type(value).__name__}")
+    try:
+        lengths = np.asarray(value)
+    except ValueError as error:  # entries of different lengths
+        raise TypeError(f"{name}: expected an array of integers, got {value!r}") from error
     if lengths.shape != (batch,):
         raise ValueError(f"{name}: expected shape ({batch},), one for each sequence, got {lengths.shape}")
-    if batch and not np.issubdtype(lengths.dtype, np.integer):
+    if batch and lengths.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {lengths.dtype}")
     wrong = (lengths < 0) | (lengths > steps)
     if wrong.any():
@@ -130,8 +135,10 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
     for name, value in mapping.items():
         if name not in parameters:
             wrong_values.append(f"{name}: no such parameter")
-        elif not hasattr(value, "__array__") or isinstance(value, np.generic):
+        elif not hasattr(value, "__array__") or not hasattr(value, "dtype") or isinstance(value, np.generic):
             wrong_types.append(f"{name}: expected an array, got {type(value).__name__}")
+        elif isinstance(value, np.ma.MaskedArray):
+            wrong_types.append(f"{name}: expected an array without a mask, got {type(value).__name__}")
         else:
             shape, given = parameters[name].shape, str(value.dtype).removeprefix("torch.")
             if given != dtype.name:
@@ -145,6 +152,17 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
     # Copies, because a value may be a view of one of the parameters.
     values = {name: value.detach().cpu() if hasattr(value, "detach") else value for name, value in mapping.items()}
     return {name: np.asarray(value).copy() for name, value in values.items()}
+
+
+def state_arrays(argument: str, names: tuple[str, ...], state: State) -> tuple[Any, ...]:
+    """The arrays called `names` of the state passed as `argument`, themselves unchecked."""
+    if len(names) == 1:
+        return (state,)
+    if not isinstance(state, tuple | list):
+        raise TypeError(f"{argument}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
+    if len(state) != len(names):
+        raise ValueError(f"{argument}: expected a tuple ({', '.join(names)}), got {len(state)} entries")
+    return tuple(state)
 
 
 class Layout:
@@ -186,7 +204,7 @@ class Layout:
         batch = x.shape[1]
         if state is None:
             return x, tuple([np.zeros((self.rows, batch, n), self.dtype) for n in self.widths]), batched
-        states = self._split("state", self.state_names, state)
+        states = state_arrays("state", self.state_names, state)
         checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
         return x, tuple(checked), batched
 
@@ -210,7 +228,7 @@ class Layout:
         names = self.gradient_names
         if dstate is None:
             return dy, (None,) * len(names)
-        each = zip(names, self._split("dstate", names, dstate), self.widths, strict=True)
+        each = zip(names, state_arrays("dstate", names, dstate), self.widths, strict=True)
         return dy, tuple([None if one[1] is None else self._state(*one, batch, batched) for one in each])
 
     def given_sequence(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
@@ -231,16 +249,6 @@ class Layout:
         elif self.batch_first:
             sequence = sequence.transpose(1, 0, 2)
         return contiguous(sequence)
-
-    def _split(self, argument: str, names: tuple[str, ...], state: State) -> tuple[Any, ...]:
-        """The arrays called `names` of the state passed as `argument`."""
-        if len(names) == 1:
-            return (state,)
-        if not isinstance(state, tuple | list):
-            raise TypeError(f"{argument}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
-        if len(state) != len(names):
-            raise ValueError(f"{argument}: expected a tuple ({', '.join(names)}), got {len(state)} entries")
-        return tuple(state)
 
     def _state(self, name: str, value: Any, width: int, batch: int, batched: bool) -> np.ndarray:
         shape = (self.rows, batch, width) if batched else (self.rows, width)

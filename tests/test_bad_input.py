@@ -254,9 +254,20 @@ def _values(layer, **changes):
     return {name: array for name, array in values.items() if array is not None}
 
 
+class _Arraylike:
+    def __array__(self, dtype=None, copy=None):
+        return zeros(15)
+
+
 LOAD_ERRORS = {
     "list": ({"bias_hh_l0": [0.0] * 15}, TypeError, "bias_hh_l0: expected an array, got list"),
     "None inside": ({"bias_hh_l0": "zeros"}, TypeError, "bias_hh_l0: expected an array, got str"),
+    "masked": (
+        {"bias_hh_l0": np.ma.masked_equal(zeros(15), 1)},
+        TypeError,
+        "bias_hh_l0: expected an array without a mask, got MaskedArray",
+    ),
+    "without dtype": ({"bias_hh_l0": _Arraylike()}, TypeError, "bias_hh_l0: expected an array, got _Arraylike"),
     "scalar": ({"bias_hh_l0": np.float32(0)}, TypeError, "bias_hh_l0: expected an array, got float32"),
     "float64": ({"bias_hh_l0": zeros(15, dtype="float64")}, TypeError, "bias_hh_l0: expected float32, got float64"),
     "int64": ({"bias_hh_l0": zeros(15, dtype="int64")}, TypeError, "bias_hh_l0: expected float32, got int64"),
@@ -329,7 +340,17 @@ def _write_half(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("write", [_write_text, _write_nothing, _write_npy, _write_npz, _write_zip, _write_half])
+def _write_damaged(path):
+    layer = fastrnn.GRU(I, H)
+    layer.save(path)
+    weights = layer.parameters["weight_hh_l0"].tobytes()
+    path.write_bytes(path.read_bytes().replace(weights, weights[::-1]))
+
+
+WRITERS = [_write_text, _write_nothing, _write_npy, _write_npz, _write_zip, _write_half, _write_damaged]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_load_refuses_other_files(path, write):
     write(path)
     with pytest.raises(ValueError, match=r"path: expected a file written by save, got .*layer\.npz"):

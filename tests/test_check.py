@@ -451,6 +451,12 @@ def all_configurations():
 
 
 @pytest.mark.usefixtures("all_configurations")
+def test_more_threads_than_there_can_be_do_not_make_the_batches_larger(capsys):
+    assert main(["check", "--cell", "rnn_relu", "--dtype", "float32", "--threads", "1000000000000"]) == 0
+    assert "\nAll 8 configurations are within their bounds" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("all_configurations")
 def test_the_command_checks_everything_asked_for(capsys):
     before = fastrnn.get_num_threads()
     assert main(["check", "--cell", "rnn_relu", "gru", "--threads", "2"]) == 0

@@ -403,6 +403,23 @@ def test_everything_prints(kind):
         assert not any(line != line.rstrip() for line in lines)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "rnn_relu"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize(
+    "function",
+    [gradient_flow, gate_statistics, sensitivity, first_nan, per_step_weight_gradients, self_check],
+)
+def test_numbers_out_of_range_raise_nothing(function, value, kind):
+    """Whatever the caller has asked of NumPy."""
+    layer, problem = deep(kind)
+    problem.x[1, 0] *= value
+    for name, parameter in layer.parameters.items():
+        if name.startswith("weight_hh"):
+            parameter *= 1e30
+    with np.errstate(all="raise"):
+        str(function(layer, problem.x))
+
+
 def test_it_is_imported_when_first_used_and_numba_later(tmp_path):
     program = (
         "import sys, fastrnn; print('fastrnn.diagnostics' in sys.modules); "

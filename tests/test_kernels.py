@@ -542,6 +542,25 @@ def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, pack
     assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
 
 
+def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
+    from fastrnn.packed import Weights
+
+    own, others = (make_layer("gru", 5, 21, seed=seed) for seed in (0, 1))
+    problem = random_problem(own, 4, 3)
+    weights = [dict(others.sequences[0].parameters.directions[0])]
+    expected_own, expected = (run_sequence(layer.sequences[0], problem) for layer in (own, others))
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Weights, "_watch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_sequence(own.sequences[0], problem, weights)
+    assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
+    assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
+
+
 @every_kind
 def test_changes_in_large_weights_are_noticed(kind, threads):
     """Their checksums are taken piece by piece, by several threads."""

@@ -330,6 +330,26 @@ def test_backward_can_be_called_once(lstm):
         backward(y)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda backward: pickle.loads(pickle.dumps(backward))])
+@pytest.mark.parametrize("lengths", [None, [2, 0, 6, 3]])
+def test_a_copied_backward_has_its_own_memory(make, duplicate, lengths):
+    layer = make(I, H, 2, dropout=0.5, bidirectional=True)
+    (y, _), backward = layer.vjp(normal(T, B, I), lengths=lengths)
+    dy = normal(*y.shape, seed=3)
+    copied = duplicate(backward)
+    gradients = copied(dy)
+    assert_same(gradients.parameters, backward(dy).parameters)
+    with pytest.raises(RuntimeError, match="already called"):
+        copied(dy)
+
+
+def test_a_shallow_copy_of_backward_is_refused(lstm):
+    """It would go on with what the original has overwritten."""
+    _, backward = lstm().vjp(normal(T, B, I))
+    with pytest.raises(TypeError, match=r"use copy\.deepcopy"):
+        copy.copy(backward)
+
+
 def test_backwards_of_several_runs_do_not_disturb_each_other(make):
     layer = make(I, H, 2)
     xs = [normal(T, B, I, seed=20), normal(T + 2, B, I, seed=21)]
@@ -560,6 +580,18 @@ def test_dropping_everything_leaves_zeros_and_no_gradient(dropping):
     assert_same(backward(np.ones_like(y)).x, np.zeros_like(x))
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 1]])
+@pytest.mark.parametrize("value", [np.inf, 1e308])
+def test_infinities_and_overflow_raise_nothing(make, value, lengths):
+    """In the sum of both biases, of both directions' dx, and in dropout, whatever the caller has asked of NumPy."""
+    layer = make(3, 4, 2, bidirectional=True, dropout=0.5, dtype="float64")
+    layer.parameters["bias_ih_l0"][...] = value
+    layer.parameters["bias_hh_l0"][...] = -value if value == np.inf else value
+    with np.errstate(all="raise"):
+        (y, _), backward = layer.vjp(normal(3, 2, 3), lengths=lengths)
+        backward(np.full(y.shape, value))
+
+
 def test_dropout_on_one_layer_warns_and_does_nothing(make):
     x = normal(T, B, I)
     with pytest.warns(UserWarning, match="no effect with num_layers=1") as warned:
@@ -584,7 +616,7 @@ def test_an_interrupted_run_leaves_the_dropout_generator_as_it_was(dropping, mon
 # Copies and files
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies_continue_as_the_original_would(dropping, duplicate):
     layer, x = dropping(batch_first=True), normal(B, T, I)
     layer(x)
@@ -596,9 +628,10 @@ def test_copies_continue_as_the_original_would(dropping, duplicate):
     assert not duplicate(layer.eval()).training
 
 
-def test_copies_are_independent(make):
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_copies_are_independent(make, duplicate):
     layer, x = make(), normal(T, B, I)
-    twin, y = copy.deepcopy(layer), layer(x)[0]
+    twin, y = duplicate(layer), layer(x)[0]
     twin.parameters["weight_ih_l0"][...] = 0
     assert_same(layer(x)[0], y)
     assert not np.array_equal(twin(x)[0], y)

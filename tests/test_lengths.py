@@ -320,6 +320,9 @@ def test_lengths_are_any_sequence_of_integers(make):
         (["1", "2", "3"], TypeError, "lengths: expected integers, got <U1"),
         (3, TypeError, "lengths: expected an array of integers, got int"),
         ({1, 2, 3}, TypeError, "lengths: expected an array of integers, got set"),
+        ([1, [2], 3], TypeError, r"lengths: expected an array of integers, got \[1, \[2\], 3\]"),
+        (np.array([1, 2, 3], "m8[s]"), TypeError, r"lengths: expected integers, got timedelta64\[s\]"),
+        (np.ma.masked_equal([1, 2, 3], 2), TypeError, "lengths: expected an array without a mask, got MaskedArray"),
     ],
 )
 def test_wrong_lengths_are_refused(lengths, error, message):

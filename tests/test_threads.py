@@ -43,7 +43,7 @@ def run_program(name, **environment):
 @pytest.mark.parametrize("number", [2.0, "2", None, True, [2]])
 def test_the_number_of_threads_must_be_an_integer(number, threads):
     threads(2)
-    with pytest.raises(TypeError, match="number: expected int, got"):
+    with pytest.raises(TypeError, match="number: expected an integer, got"):
         fastrnn.set_num_threads(number)
     assert fastrnn.get_num_threads() == 2
 
@@ -51,9 +51,14 @@ def test_the_number_of_threads_must_be_an_integer(number, threads):
 @pytest.mark.parametrize("number", [0, -1])
 def test_the_number_of_threads_must_be_positive(number, threads):
     threads(2)
-    with pytest.raises(ValueError, match=f"number: expected at least 1, got {number}"):
+    with pytest.raises(ValueError, match=f"number: expected an integer of at least 1, got {number}"):
         fastrnn.set_num_threads(number)
     assert fastrnn.get_num_threads() == 2
+
+
+def test_the_number_of_threads_may_be_a_numpy_integer(threads):
+    threads(np.int64(2))
+    assert type(fastrnn.get_num_threads()) is int
 
 
 def show_number():
@@ -171,10 +176,31 @@ def test_fewer_threads_than_asked_for_do_the_work():
     assert run_program("few_granted", OMP_THREAD_LIMIT="1") == [_threading_layer()]
 
 
+def test_a_pool_that_does_not_start_does_not_block_the_calls_after(threads, monkeypatch):
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared("by_rows")
+    threads(2)
+    expected = outputs(layer, problem)
+
+    def fail(*arguments):
+        raise ValueError("No threading layer could be loaded.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fastrnn_threads._pool, "guard", None)  # as before the first call
+        patch.setattr(compiled, "run_together", fail)
+        patch.setattr("numba.threading_layer", fail)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="No threading layer"):
+                outputs(layer, problem)
+            assert not fastrnn_threads._pool.lock.locked()
+    assert_same_bits(outputs(layer, problem), expected)
+
+
 def _threading_layer():
     import numba
-    from fastrnn.kernels import compiled  # noqa: F401  starts Numba's threads
 
+    numba.get_num_threads()  # starts the threads
     return numba.threading_layer()
 
 

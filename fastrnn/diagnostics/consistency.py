@@ -40,7 +40,8 @@ def per_step_weight_gradients(
     layer_index, direction = one_direction(layer, layer_index, direction)
     run = Run(layer, x, state)
     values = {name: value.copy() for name, value in run.layers[layer_index].values(direction).items()}
-    gradients = _by_step(run.backward_to(layer_index, *run.loss(dy, dstate)), values, direction)
+    with np.errstate(all="ignore"):
+        gradients = _by_step(run.backward_to(layer_index, *run.loss(dy, dstate)), values, direction)
     parameters = run.layers[layer_index].sequence.parameters
     names = parameters.named(layer_index, [{short: short for short in parameters.shapes}] * (direction + 1))
     return {name: gradients[short] for name, short in list(names.items())[-len(parameters.shapes) :]}
@@ -85,18 +86,19 @@ def self_check(
     layer_index, direction = one_direction(layer, layer_index, direction)
     run = Run(layer, x, state, row=row)
     bound = _BOUNDS[run.layer.dtype.name]
-    matrices = step_jacobians(run, layer_index, direction)[:, 0]
-    quantities = [
-        _compared("jacobian, backward", _jacobians_by_backward(run, layer_index, direction), matrices, bound),
-        _compared(
-            "jacobian, differences",
-            _jacobians_by_differences(run, layer_index, direction),
-            matrices,
-            max(bound, _DIFFERENCE_BOUND),
-        ),
-        _carried_by_jacobians(run, layer_index, direction, matrices, bound),
-        *_sums_of_steps(layer, x, state, layer_index, direction, bound),
-    ]
+    with np.errstate(all="ignore"):
+        matrices = step_jacobians(run, layer_index, direction)[:, 0]
+        quantities = [
+            _compared("jacobian, backward", _jacobians_by_backward(run, layer_index, direction), matrices, bound),
+            _compared(
+                "jacobian, differences",
+                _jacobians_by_differences(run, layer_index, direction),
+                matrices,
+                max(bound, _DIFFERENCE_BOUND),
+            ),
+            _carried_by_jacobians(run, layer_index, direction, matrices, bound),
+            *_sums_of_steps(layer, x, state, layer_index, direction, bound),
+        ]
     return Report(
         f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}", tuple(quantities)
     )

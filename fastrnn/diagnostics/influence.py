@@ -58,11 +58,11 @@ def sensitivity(layer: Any, x: np.ndarray, state: State = None, *, row: int = 0,
     direction = below("direction", direction, run.layer.num_directions)
     R = run.layer._layout.widths[0]
     squares = np.zeros((run.steps, run.layer.input_size))
-    for first in range(0, R, _UNITS_AT_ONCE):
-        units = np.arange(first, min(first + _UNITS_AT_ONCE, R))
-        squares += own_time(_squares(run.repeated(len(units)), units, direction), direction)
-    norms = np.sqrt(squares.sum(axis=1))
-    with np.errstate(divide="ignore"):
+    with np.errstate(all="ignore"):
+        for first in range(0, R, _UNITS_AT_ONCE):
+            units = np.arange(first, min(first + _UNITS_AT_ONCE, R))
+            squares += own_time(_squares(run.repeated(len(units)), units, direction), direction)
+        norms = np.sqrt(squares.sum(axis=1))
         rate = decay.fitted(np.log(norms[::-1]))
     return Sensitivity(
         run.lags,

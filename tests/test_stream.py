@@ -1,0 +1,142 @@
+"""Frame by frame: what a stream takes and gives beside the right bits, which tests/test_same_bits.py holds."""
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+from conftest import KINDS, as_state, as_tuple, assert_same_bits, make_layer, random_problem
+
+BACKENDS = ("cpu", "reference")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_may_use_different_numbers_of_threads(kind, threads, monkeypatch):
+    """As where the first layer has few inputs, and so too little work for two threads."""
+    from fastrnn.cpu import CpuLayer
+
+    layer = make_layer(kind, 1, 37, num_layers=2)
+    problem = random_problem(layer, 5, 3)
+    threads(2)
+    monkeypatch.setattr(CpuLayer, "share_work", lambda self, *rows: (1, False) if self.input_size == 1 else (2, True))
+    stream = layer.stream(3)
+    stream.reset(as_state(problem.state))
+    steps = np.stack([stream.step(frame) for frame in problem.x])
+    y, state = layer(problem.x, as_state(problem.state))
+    assert_same_bits({"y": steps}, {"y": y})
+    assert_same_bits(dict(enumerate(as_tuple(stream.state))), dict(enumerate(as_tuple(state))))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_backends_agree_on_every_step(backend, batch_first):
+    layer = make_layer("lstmp", 3, 7, num_layers=2, dropout=0.5, batch_first=batch_first, backend=backend)
+    whole = make_layer("lstmp", 3, 7, num_layers=2)
+    problem = random_problem(whole, 4, 2)
+    stream = layer.stream(2)
+    stream.reset(as_state(problem.state))
+    steps = np.stack([stream.step(frame) for frame in problem.x])
+    y, state = whole(problem.x, as_state(problem.state))
+    np.testing.assert_allclose(steps, y, rtol=0, atol=1e-6)
+    for own, expected in zip(stream.state, state, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_weights_are_those_of_when_it_was_made(backend):
+    layer = make_layer("gru", 3, 3, backend=backend)
+    x = random_problem(layer, 5, 1).x[:, 0]
+    expected = layer(x)[0]
+    stream = layer.stream()
+    layer.parameters["weight_hh_l0"][...] = 0
+    steps = np.stack([stream.step(frame) for frame in x])
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_may_be_any_memory_even_that_of_the_frame(backend):
+    layer = make_layer("gru", 3, 3, backend=backend)
+    x = random_problem(layer, 4, 1).x[:, 0]
+    stream, other = layer.stream(), layer.stream()
+    expected = [other.step(frame) for frame in x]
+    frame, wide = x[0].copy(), np.zeros((2, 6), "float32")
+    assert stream.step(frame, out=frame) is frame
+    backwards, strided = wide[0, :3][::-1], wide[:, ::2][1]
+    stream.step(x[1], out=backwards)
+    stream.step(x[2][::-1].copy()[::-1], out=strided)
+    assert_same_bits(dict(enumerate((frame, backwards.copy(), strided.copy()))), dict(enumerate(expected[:3])))
+
+
+X = np.zeros((2, 3), "float32")
+WRONG_FRAMES = {
+    "list": (X.tolist(), TypeError, "expected a NumPy array, got list"),
+    "masked": (np.ma.masked_equal(X, 1), TypeError, "expected a NumPy array without a mask, got MaskedArray"),
+    "float64": (X.astype("float64"), TypeError, "expected float32, got float64"),
+    "byte-swapped": (X.astype(">f4"), TypeError, "expected float32, got >f4"),
+    "one row": (X[:1], ValueError, "expected shape (2, 3), got (1, 3)"),
+    "no batch": (X[0], ValueError, "expected shape (2, 3), got (3,)"),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wrong", WRONG_FRAMES)
+def test_a_wrong_frame_or_out_leaves_the_state(backend, wrong):
+    value, error, message = WRONG_FRAMES[wrong]
+    stream = make_layer("lstm", 3, 3, backend=backend).stream(2)
+    stream.step(X + 1)
+    before = stream.state
+    with pytest.raises(error, match=f"^{re.escape(f'x: {message}')}"):
+        stream.step(value)
+    with pytest.raises(error, match=f"^{re.escape(f'out: {message}')}"):
+        stream.step(X, out=value)
+    assert_same_bits(dict(zip("hc", stream.state, strict=True)), dict(zip("hc", before, strict=True)))
+
+
+def test_a_read_only_out_leaves_the_state():
+    stream = make_layer("rnn_tanh", 3, 4).stream()
+    before = stream.state
+    with pytest.raises(ValueError, match=r"^out: expected a writeable array, got a read-only one"):
+        stream.step(X[0], out=np.broadcast_to(np.float32(0), 4))
+    assert_same_bits({"h": stream.state}, {"h": before})
+
+
+H = np.zeros((1, 2, 4), "float32")
+WRONG_STATES = {
+    "an array": (H, TypeError, "state: expected a tuple (h, c), got ndarray"),
+    "three": ((H, H, H), ValueError, "state: expected a tuple (h, c), got 3 entries"),
+    "None in it": ((H, None), TypeError, "c: expected a NumPy array, got NoneType"),
+    "masked": ((np.ma.masked_equal(H, 1), H), TypeError, "h: expected a NumPy array without a mask, got MaskedArray"),
+    "shape": ((H, H[0]), ValueError, "c: expected shape (1, 2, 4), got (2, 4)"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_STATES)
+def test_reset_to_a_wrong_state_leaves_the_state(wrong):
+    state, error, message = WRONG_STATES[wrong]
+    stream = make_layer("lstm", 3, 4).stream(2)
+    stream.step(X + 1)
+    before = stream.state
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        stream.reset(state)
+    assert_same_bits(dict(zip("hc", stream.state, strict=True)), dict(zip("hc", before, strict=True)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_stream_cannot_be_copied(backend, duplicate):
+    """Its argument blocks hold addresses of its own memory: a copy would go on in the original's."""
+    stream = make_layer("gru", 3, 4, backend=backend).stream()
+    with pytest.raises(TypeError, match="a stream can be neither copied nor pickled"):
+        duplicate(stream)
+
+
+def test_two_directions_cannot_be_streamed():
+    with pytest.raises(ValueError, match=r"^layer: expected one direction, got bidirectional=True"):
+        make_layer("gru", 3, 4, bidirectional=True).stream()
+
+
+@pytest.mark.parametrize("batch_size", [0, 1.0, True])
+def test_the_batch_size_is_a_positive_integer(batch_size):
+    with pytest.raises((TypeError, ValueError), match=r"^batch_size: expected an integer"):
+        make_layer("gru", 3, 4).stream(batch_size)
