@@ -1,5 +1,8 @@
 """The modules of fastrnn.torch under torch.compile: whole in one graph, and the same results as without."""
 
+import gc
+import weakref
+
 import pytest
 from torch_pairs import (
     CELLS,
@@ -274,6 +277,36 @@ def test_the_operator_refuses_what_is_no_layer():
     weights = list(torch.nn.GRU(4, 7, dtype=torch.float16).parameters())
     with pytest.raises(ValueError, match=r"^weights: not those of one gru layer, contiguous, on the CPU: "):
         torch.ops.fastrnn.forward("gru", 1, x, state, weights, False)
+
+
+def test_weights_that_are_no_parameters_are_not_kept(monkeypatch):
+    """Nor are the kernels for ever more shapes of them."""
+    from fastrnn.torch.layer import Layer
+
+    of, layers, memory = Layer.of, weakref.WeakSet(), []
+
+    def remembered(*arguments):
+        layer = of(*arguments)
+        layers.add(layer)
+        return layer
+
+    monkeypatch.setattr(Layer, "of", remembered)
+    torch.manual_seed(0)
+    for hidden in range(1, 25):
+        theirs = torch.nn.GRU(4, hidden)
+        arrays = [parameter.detach().numpy().copy() for parameter in theirs.parameters()]
+        memory += map(weakref.ref, arrays)
+        weights = [torch.from_numpy(array).requires_grad_() for array in arrays]
+        x, h_0 = normal(5, 3, 4, dtype=torch.float32), torch.zeros(1, 3, hidden)
+        y = torch.ops.fastrnn.forward("gru", 1, x, [h_0], weights, True)[0]
+        results = torch.autograd.grad(y.sin().sum(), [x, *weights])
+        wanted = torch.autograd.grad(theirs(x)[0].sin().sum(), [x, *theirs.parameters()])
+        for result, expected in zip(results, wanted, strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+        del arrays, weights, y, results
+    gc.collect()
+    assert [array for array in memory if array() is not None] == []
+    assert len(layers) < 12
 
 
 def test_pytorchs_own_layers_still_leave_the_graph():

@@ -94,6 +94,11 @@ class Layer:
         self._bound = Bound(key, arrays)
         return arrays
 
+    def release(self) -> None:
+        """Keep the memory of no weights."""
+        self._bound = Bound([], [])
+        self._cpu.weights.release()
+
     def _fits(self, weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
         return (
             type(weight) in PLAIN
