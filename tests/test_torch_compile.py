@@ -238,6 +238,16 @@ def test_outputs_may_be_changed_in_place(kind, backend):
     assert_same(found[1], found[0], tolerance=1e-30)
 
 
+def test_second_derivatives_of_a_module_that_is_kept_out_of_the_graph():
+    _, module = pair("gru", 4, 7, dtype=torch.float64)
+    kept_out, found = torch.compiler.disable(module), []
+    for run in (module, torch.compile(lambda x: kept_out(x), backend="aot_eager")):
+        x = normal(5, 3, 4)
+        (dx,) = torch.autograd.grad(run(x)[0].sin().sum(), x, create_graph=True)
+        found += torch.autograd.grad(dx.square().sum(), module.weight_ih_l0)
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_dropout():
     _, module = pair("gru", 4, 64, num_layers=2, dropout=0.5)
     x = normal(5, 3, 4, dtype=torch.float32, grad=False)
