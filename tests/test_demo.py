@@ -58,6 +58,19 @@ finally:
     assert finished.stdout.endswith("[]\n")
 
 
+EXITING = """
+import atexit, runpy, signal
+atexit.register(signal.raise_signal, signal.SIGINT)
+runpy.run_module("fastrnn", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the signal ends the process")
+def test_ctrl_c_after_the_end_changes_nothing():
+    finished = python("-c", EXITING, "--version")
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_version():
     finished = python("-m", "fastrnn", "--version")
     assert (finished.returncode, finished.stdout) == (0, f"fastrnn {fastrnn.__version__}\n")

@@ -179,7 +179,7 @@ def read(content: dict[str, Any]) -> Results:
         settings=from_mapping(content["settings"]),
         runs=[run_from(each) for each in content["runs"]],
         scaled=[Scaled(**each) for each in content["scaled"]],
-        costs={name: Cost(**each) for name, each in content["costs"].items()},
+        costs=costs_from(content["costs"]),
         baselines=content["baselines"],
         machine=content["machine"],
         failed=content["failed"],
@@ -187,9 +187,14 @@ def read(content: dict[str, Any]) -> Results:
 
 
 def run_from(mapping: dict[str, Any]) -> Run:
-    """A run from what `dataclasses.asdict` made of it."""
-    looks = {name: mapping[name] and Look(**mapping[name]) for name in ("start", "trained")}
-    return Run(**{**mapping, **looks})
+    """A run from what `dataclasses.asdict` made of it. TypeError or KeyError if it is none."""
+    trained = None if mapping["trained"] is None else Look(**mapping["trained"])
+    return Run(**{**mapping, "start": Look(**mapping["start"]), "trained": trained})
+
+
+def costs_from(mapping: dict[str, Any]) -> dict[str, Cost]:
+    """Likewise what the contenders cost."""
+    return {name: Cost(**each) for name, each in mapping.items()}
 
 
 def load(path: Path) -> Results:
