@@ -339,6 +339,23 @@ def test_plain_progress_fits_in_the_terminal(monkeypatch):
     assert max(map(len, drawn)) < 40
 
 
+@pytest.mark.parametrize("columns", [10, 20, 40, 60])
+@pytest.mark.parametrize("rich", [False, True])
+def test_charts_fit_in_the_terminal(rich, columns, monkeypatch):
+    stream = io.StringIO()
+    if rich:
+        console = rich_console()
+        console.file, console.width = stream, columns
+        show = display.RichDisplay(console)
+    else:
+        monkeypatch.setattr(display, "_columns", lambda stream: columns)
+        show = display.PlainDisplay(stream, redraw=True)
+    show.chart("Bits", {"unigram": 4.5, "lstm": 2.25})
+    long, short = [sum(map(line.count, "█#")) for line in stream.getvalue().splitlines()[-2:]]
+    assert long == max(1, min(30, columns - (18 if rich else 19)))
+    assert short == round(long / 2)
+
+
 @pytest.mark.parametrize(
     ("terminal", "term", "plain", "rich", "expected"),
     [
