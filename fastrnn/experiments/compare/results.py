@@ -11,6 +11,7 @@ from .contenders import CONTENDERS
 from .settings import TASKS, Settings, as_mapping, from_mapping
 
 FORMAT = 1
+MACHINE = ("cpu", "processors", "fastrnn", "python", "numpy", "numba", "commit", "date")  # what is noted of it
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,18 @@ def read(content: dict[str, Any]) -> Results:
     """Results from a mapping as `as_json` makes it. ValueError, TypeError or KeyError if it is none."""
     if content["format"] != FORMAT:
         raise ValueError(f"expected format {FORMAT}, got {content['format']}")
-    return Results(
+    found = Results(
         settings=from_mapping(content["settings"]),
         runs=[run_from(each) for each in content["runs"]],
         scaled=[Scaled(**each) for each in content["scaled"]],
         costs=costs_from(content["costs"]),
-        baselines=content["baselines"],
-        machine=content["machine"],
-        failed=content["failed"],
+        baselines=dict(content["baselines"]),
+        machine={name: content["machine"][name] for name in MACHINE},
+        failed=list(content["failed"]),
     )
+    if not found.baselines.keys() >= set(found.tasks):
+        raise ValueError(f"expected baselines of {', '.join(found.tasks)}, got {', '.join(found.baselines)}")
+    return found
 
 
 def run_from(mapping: dict[str, Any]) -> Run:
