@@ -259,8 +259,8 @@ def test_a_training_learns():
     assert found["loss"] < 0.1 * Parity(4).baseline
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_training_that_diverges_is_a_result(monkeypatch):
+@pytest.mark.filterwarnings("error")  # it would be drawn across the display
+def test_a_training_that_diverges_is_a_result():
     settings = TINY.changed(learning_rate=float(np.finfo(np.float32).max))
     found = do((settings, Job(0, "adding", "rnn")), lambda _: None)
     assert re.match(r"update \d: loss", found["diverged"])
