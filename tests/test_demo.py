@@ -356,6 +356,18 @@ def test_charts_fit_in_the_terminal(rich, columns, monkeypatch):
     assert short == round(long / 2)
 
 
+@pytest.mark.parametrize(("columns", "shown"), [(9, 1), (20, 2), (30, 3), (100, 3)])
+def test_a_live_table_leaves_out_the_columns_for_which_there_is_no_room(columns, shown):
+    console = rich_console()
+    console.width = columns
+    names, cells = ["task", "contender", "progress"], ["parity", "LSTM", "########"]
+    with display.RichDisplay(console).live() as live:
+        live.show("Two of 3", names, [cells])
+    text = console.export_text()
+    assert [name in text for name in names] == [cell in text for cell in cells] == [n < shown for n in range(3)]
+    assert "…" not in text
+
+
 @pytest.mark.parametrize(
     ("terminal", "term", "plain", "rich", "expected"),
     [

@@ -249,7 +249,14 @@ class _RichLive:
         self.live.console.print(text, markup=False)
 
     def show(self, title: str, columns: Sequence[str], rows: Rows) -> None:
-        self.live.update(_rich_table(title, columns, rows))
+        table = _rich_table(title, columns, rows)
+        console = self.live.console
+        unlimited = console.options.update(max_width=1 << 16)
+        for number in range(len(columns) - 1, 0, -1):  # the last ones go where words would be cut off
+            if console.measure(table, options=unlimited).minimum <= console.width:
+                break
+            table = _rich_table(title, columns[:number], [row[:number] for row in rows])
+        self.live.update(table)
 
 
 def _rich_table(title: str, columns: Sequence[str], rows: Rows) -> "RenderableType":
