@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
-from bench import machine, parity, results, timing
+from bench import details, machine, parity, results, timing
 from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, available_cores, default_threads, problem, table
+from bench.checked import WrongResults
 from bench.comparison import times_faster
 from bench.competitors import COMPETITORS, LABELS, Unsupported, absent_competitors
 from bench.report import write_docs
+from bench.sections import Effort, sections
 
 EXIT_WRONG_RESULTS = 1
+GRID = "grid"
+SHARE_OF_CASE = 5  # a point of another section takes so much less time than a case with all its competitors
 BUSY = 0.25  # load average, as a share of the cores, above which a warning is given
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda has options of its own: --device cuda --help"
+    )
+    names = (GRID, *sections())
+    parser.add_argument("--sections", nargs="+", choices=names, metavar="S", help=f"some of {', '.join(names)}")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS, help="of the grid")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
     parser.add_argument(
@@ -37,7 +47,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--threads: expected counts of 1 to {available_cores()}, the cores of this machine")
     if options.seconds_per_case is None:
         options.seconds_per_case = 0.2 if options.quick else 1.5
+    if options.sections is None:  # whoever asks for a part of the grid wants no more than that
+        options.sections = (GRID,) if is_selection(options) or options.dtype != "float32" else names
     return options
+
+
+def split_device(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """What --device says, and the other arguments."""
+    parser = argparse.ArgumentParser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    parser.add_argument("--device")
+    options, others = parser.parse_known_args(arguments)
+    return options.device, others
 
 
 def default_name(options: argparse.Namespace, description: dict) -> str:
@@ -91,26 +111,47 @@ def progress(measurement: results.Measurement) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
+    device, others = split_device(arguments)
+    if device == "cuda":
+        from bench.gpu import command
+
+        return command.main(others)
     options = parse(arguments)
     description = machine.describe()
     name = options.name or default_name(options, description)
-    run = load(name) if options.report_only else measure(options, name, description)
+    if options.report_only:
+        run, wrong = load(name), []
+    else:
+        run = measure(options, name, description) if GRID in options.sections else None
+        wrong = measure_details(options, name, description)
     whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
     if whole and not options.no_docs:
-        for path in write_docs(run):
+        for path in [*(write_docs(run) if run else []), details.write_page(details.load(name))]:
             print("wrote", path)
     elif not options.no_docs:
         print(f"not a whole run: the docs stay as they are (--report-only --name {name} writes them from this one)")
-    for measurement in run.measurements:
-        if measurement.refused:
-            print("wrong results:", progress(measurement), file=sys.stderr)
-    return EXIT_WRONG_RESULTS if run.refused else 0
+    wrong += [progress(measurement) for measurement in (run.measurements if run else []) if measurement.refused]
+    for line in wrong:
+        print("wrong results:", line, file=sys.stderr)
+    return EXIT_WRONG_RESULTS if wrong else 0
 
 
-def load(name: str) -> results.Results:
-    """Results measured before."""
+def measure_details(options: argparse.Namespace, name: str, description: dict) -> list[str]:
+    """Measure the other sections that are asked for; what was wrong, in words."""
+    effort = Effort(options.seconds_per_case / SHARE_OF_CASE, options.quick)
+    try:
+        details.measure(options.sections, name, effort, description)
+    except WrongResults as error:
+        return [str(error)]
+    return []
+
+
+def load(name: str) -> results.Results | None:
+    """Results of the grid measured before; None if only other sections were."""
     path = results.FOLDER / f"{name}.json"
     if not path.exists():
+        if details.load(name):
+            return None
         raise SystemExit(f"no results {name!r}; there are: {', '.join(p.stem for p in results.FOLDER.glob('*.json'))}")
     return results.load(path)
 
@@ -134,6 +175,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     if load is not None and load > BUSY * available_cores():
         print(f"warning: other programs are running (load average {load}); with them on the cores no time is reliable")
     print("measuring the machine's limits", flush=True)
+    start = time.perf_counter()
     threads = sorted({case.threads for case in cases})
     run = results.Results(
         name=name,
@@ -144,6 +186,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     )
     for number, case in enumerate(cases, start=1):
         run.measurements.append(measure_case(case, absent, options.seconds_per_case))
+        run.settings["took"] = time.perf_counter() - start
         path = run.save(results.FOLDER)
         print(f"[{number}/{len(cases)}] {progress(run.measurements[-1])}", flush=True)
     print("wrote", path)

@@ -1,14 +1,17 @@
-"""The figures that are drawn from measurements: ratios to the peers, shares of the limit, targets met."""
+"""The figures that are drawn from measurements: ratios to the peers, to one thread, shares of the limits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import TypeVar
 
 from bench.competitors import OURS
 from bench.results import Measurement, Results
 from bench.roofline import least_seconds
+
+_Point = TypeVar("_Point")
 
 
 def times_faster(measurement: Measurement, peer: str | None = None) -> float | None:
@@ -38,36 +41,28 @@ def geometric_mean(ratios: Iterable[float | None]) -> float | None:
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-@dataclass(frozen=True)
-class Target:
-    """A ratio that every point of a mode should reach."""
-
-    text: str
-    mode: str
-    ratio: float
-    peer: str | None = None  # None: the best of all peers
-
-    def points(self, results: Results) -> list[tuple[Measurement, float]]:
-        """The measurements it speaks of, each with its ratio."""
-        of_mode = [m for m in results.measurements if m.case.mode == self.mode]
-        return [(m, ratio) for m in of_mode if (ratio := times_faster(m, self.peer)) is not None]
-
-    def missed(self, results: Results) -> list[tuple[Measurement, float]]:
-        """Those points that fall short, the furthest first."""
-        short = [(m, ratio) for m, ratio in self.points(results) if ratio < self.ratio]
-        return sorted(short, key=lambda point: point[1])
+def share_of_peak(measurement: Measurement, results: Results) -> float | None:
+    """The rate of fastrnn's products over the multiply-add peak of the same run."""
+    rate = flop_rate(measurement)
+    if rate is None or not results.limits.covers(measurement.case):
+        return None
+    return rate / results.limits.multiply_add[measurement.case.dtype][measurement.case.threads]
 
 
-TARGETS = (
-    Target("training not slower than PyTorch", "training", 1.0, "torch"),
-    Target("forward at least 1.15 times as fast as the best peer", "forward", 1.15),
-    Target("training at least 1.3 times as fast as the best peer", "training", 1.3),
-)
+def over_one_thread(measurement: Measurement, results: Results) -> float | None:
+    """fastrnn's time on one thread over that on two, for a measurement on two."""
+    if measurement.case.threads != 2 or OURS not in measurement.timings:
+        return None
+    alone = replace(measurement.case, threads=1)
+    for other in results.measurements:
+        if other.case == alone and OURS in other.timings:
+            return other.timings[OURS].median / measurement.timings[OURS].median
+    return None
 
 
-def grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], tuple]) -> dict[tuple, list[Measurement]]:
+def grouped(measurements: Iterable[_Point], key: Callable[[_Point], tuple]) -> dict[tuple, list[_Point]]:
     """Measurements by key, in the order in which keys first occur."""
-    groups: dict[tuple, list[Measurement]] = {}
+    groups: dict[tuple, list[_Point]] = {}
     for measurement in measurements:
         groups.setdefault(key(measurement), []).append(measurement)
     return groups

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class Runner:
     call: Callable[[], Any]  # one forward pass, or one forward and backward pass: what is timed
     outputs: Callable[[Any], dict[str, np.ndarray]]  # what `call` returned, by name: y, h_n, c_n, x, h_0, c_0, weight_…
     set_threads: Callable[[], None] = lambda: None  # called before every turn of this competitor
+    # seconds for one call, averaged over so many in a row, where this process's clock cannot tell: of a competitor in
+    # another process, or of a GPU
+    sample: Callable[[int], float] | None = None
 
 
 def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
@@ -35,7 +39,7 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
 
     _, _, I, H = problem.sizes
     layer_class = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}[problem.cell]
-    layer = layer_class(I, H, dtype=str(problem.x.dtype), seed=0, **options)
+    layer = layer_class(I, H, dtype=str(problem.x.dtype).removeprefix("torch."), seed=0, **options)
     layer.load_state_dict(problem.parameters)
     state, dstate = _as_state(problem.state.values()), _as_state(problem.dstate.values())
 
@@ -57,20 +61,28 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
     return Runner(forward if mode == "forward" else training, outputs, lambda: fastrnn.set_num_threads(threads))
 
 
-def prepare_torch(problem: Problem, mode: str, threads: int) -> Runner:
-    """PyTorch eager: inference mode for forward; autograd to x, the initial states and every parameter for training."""
+def _on_host(tensor: Any) -> np.ndarray:
+    return tensor.detach().numpy().copy()
+
+
+def prepare_torch(problem: Problem, mode: str, threads: int, as_returned: Callable[[Any], Any] = _on_host) -> Runner:
+    """PyTorch eager: inference mode for forward; autograd to x, the initial states and every parameter for training.
+
+    The problem may hold tensors; it runs where they are. `as_returned` makes of tensors what `outputs` returns.
+    """
     import torch
 
     _, _, I, H = problem.sizes
     module_class = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[problem.cell]
-    module = module_class(I, H, dtype=torch.from_numpy(problem.x).dtype)
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in problem.parameters.items()})
+    x = torch.as_tensor(problem.x)
+    module = module_class(I, H, dtype=x.dtype, device=x.device)
+    module.load_state_dict({name: torch.as_tensor(array) for name, array in problem.parameters.items()})
 
     training_mode = mode == "training"
-    leaves = {"x": problem.x, **problem.state}
-    leaves = {name: torch.tensor(array, requires_grad=training_mode) for name, array in leaves.items()}
+    leaves = {"x": x} | {name: torch.as_tensor(array) for name, array in problem.state.items()}
+    leaves = {name: tensor.clone().requires_grad_(training_mode) for name, tensor in leaves.items()}
     state = _as_state(leaf for name, leaf in leaves.items() if name != "x")
-    upstream = [torch.tensor(array) for array in (problem.dy, *problem.dstate.values())]
+    upstream = [torch.as_tensor(array) for array in (problem.dy, *problem.dstate.values())]
     leaves |= dict(module.named_parameters())
 
     def forward():
@@ -89,7 +101,7 @@ def prepare_torch(problem: Problem, mode: str, threads: int) -> Runner:
         named = {"y": y} | dict(zip(problem.dstate, _as_tuple(final), strict=True))
         if training_mode:
             named |= {name: leaf.grad for name, leaf in leaves.items()}
-        return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
+        return {name: as_returned(tensor) for name, tensor in named.items()}
 
     return Runner(training if training_mode else forward, outputs, lambda: torch.set_num_threads(threads))
 
@@ -119,6 +131,13 @@ def prepare_onnxruntime(problem: Problem, mode: str, threads: int) -> Runner:
     return Runner(lambda: session.run(None, feeds), outputs)
 
 
+def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
+    """JAX: a jitted `lax.scan`, in a process of its own: its threads are as many as the cores that it starts with."""
+    from bench.apart import prepare_apart
+
+    return prepare_apart("jax", problem, mode, threads)
+
+
 def _as_state(arrays):
     """One array alone (GRU, RNN), several as a tuple (LSTM), as layers take their state."""
     arrays = tuple(arrays)
@@ -130,13 +149,18 @@ def _as_tuple(state):
 
 
 OURS = "fastrnn"
-LABELS = {"fastrnn": "fastrnn", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
-COMPETITORS = {"fastrnn": prepare_fastrnn, "torch": prepare_torch, "onnxruntime": prepare_onnxruntime}
+LABELS = {"fastrnn": "fastrnn", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
+COMPETITORS = {
+    "fastrnn": prepare_fastrnn,
+    "torch": prepare_torch,
+    "onnxruntime": prepare_onnxruntime,
+    "jax": prepare_jax,
+}
 
 
 def absent_competitors() -> dict[str, str]:
     """Peers that this Python cannot import, with the reason."""
-    requirements = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}
+    requirements = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "jax": ()}
     absent = {}
     for name, modules in requirements.items():
         try:
@@ -144,4 +168,6 @@ def absent_competitors() -> dict[str, str]:
                 __import__(module)
         except ImportError as error:
             absent[name] = str(error)
+    if find_spec("jax") is None:  # looked for, not imported: its threads would start in this process
+        absent["jax"] = "No module named 'jax'"
     return absent

@@ -20,7 +20,7 @@ from bench.cases import available_cores
 from bench.roofline import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime")
+PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
@@ -62,8 +62,13 @@ def describe() -> dict:
 def slug(machine: dict) -> str:
     """A file name for results of this kind of machine: processor, microarchitecture, vector set and cores."""
     text = f"{machine['cpu']} {machine['microarchitecture']} {machine['vector'].replace('-', '')} {machine['cores']}c"
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return "-".join(word for word in words if word not in ("r", "tm", "cpu", "processor"))
+    return words(text)
+
+
+def words(text: str) -> str:
+    """A text as a part of a file name."""
+    parts = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(part for part in parts if part not in ("r", "tm", "cpu", "processor"))
 
 
 def cpu_model() -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.comparison import TARGETS, grouped, times_faster
+from bench.comparison import grouped, times_faster
 from bench.competitors import LABELS
+from bench.grid_targets import GOALS
 from bench.results import Results
 
 # Told apart by shape and by filling as well as by colour, and dark enough on white to be told apart in grey.
 # The colours are from Okabe and Ito's set for colour-blind readers.
-SHAPES = {"torch": "o", "onnxruntime": "s"}
-COLOURS = {"torch": "#D55E00", "onnxruntime": "#0072B2"}
+SHAPES = {"torch": "o", "onnxruntime": "s", "jax": "^"}
+COLOURS = {"torch": "#D55E00", "onnxruntime": "#0072B2", "jax": "#009E73"}
 TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 
 
@@ -29,9 +30,9 @@ def draw(results: Results, path: Path) -> list[Path]:
     modes = list(dict.fromkeys(m.case.mode for m in results.measurements))
     sizes = list(dict.fromkeys((m.case.T, m.case.B, m.case.I, m.case.H) for m in results.measurements))
     threads = sorted({m.case.threads for m in results.measurements})
-    goals = {target.mode: target.ratio for target in TARGETS if target.peer is None}
+    peers = [peer for peer in results.peers if peer in SHAPES]
     groups = grouped(results.measurements, lambda m: (m.case.cell, m.case.mode))
-    ratios = [times_faster(m, peer) for m in results.measurements for peer in SHAPES]
+    ratios = [times_faster(m, peer) for m in results.measurements for peer in peers]
     highest = max([ratio for ratio in ratios if ratio], default=1.0)
     lowest = min([ratio for ratio in ratios if ratio], default=1.0)
 
@@ -42,7 +43,7 @@ def draw(results: Results, path: Path) -> list[Path]:
         )  # fmt: skip
         for row, mode in zip(axes, modes, strict=True):
             for panel, cell in zip(row, cells, strict=True):
-                _draw_panel(panel, groups.get((cell, mode), []), sizes, threads, goals[mode])
+                _draw_panel(panel, groups.get((cell, mode), []), sizes, threads, peers, GOALS[mode])
                 panel.set_title(f"{TITLES[cell]}, {mode}")
         for panel in axes[-1]:
             panel.set_xticks(range(len(sizes)), [_size_label(*size) for size in sizes], fontsize=7)
@@ -65,7 +66,7 @@ def draw(results: Results, path: Path) -> list[Path]:
     return written
 
 
-def _draw_panel(panel, measurements, sizes, threads, goal):
+def _draw_panel(panel, measurements, sizes, threads, peers, goal):
     """One cell and mode: a column for each size, in it a mark for each peer and thread count, filled for the most."""
     panel.axhspan(1e-3, 1, color="0.9", zorder=0)
     panel.axhline(1, color="black", linewidth=1)
@@ -74,7 +75,7 @@ def _draw_panel(panel, measurements, sizes, threads, goal):
     for x in range(1, len(sizes)):
         panel.axvline(x - 0.5, color="0.85", linewidth=0.6)
     panel.set_xlim(-0.5, len(sizes) - 0.5)
-    slots = [(peer, n) for peer in SHAPES for n in threads]
+    slots = [(peer, n) for peer in peers for n in threads]
     for k, (peer, n) in enumerate(slots):
         offset = 0.7 * ((k + 0.5) / len(slots) - 0.5)
         column = {size: x + offset for x, size in enumerate(sizes)}

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from bench import machine, timing
 from bench.cases import available_cores, default_threads
-from bench.results import FOLDER
+from bench.results import FOLDER, write
 
 SCHEMA = 1
 EXIT_WRONG_RESULTS = 1
@@ -66,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": {"seconds_per_case": options.seconds_per_case},
     }
     results["points"], wrong = measure(options)
-    save(results, path)
+    write(results, path)
     print("wrote", path)
     if whole and not wrong:
         print("wrote", write_page(results))
@@ -100,14 +98,6 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], list[str]]:
             | ({"work": case.work} if case.work else {})
         )
     return points, wrong
-
-
-def save(results: dict, path: Path) -> None:
-    """Write the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.part")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import comparison, plot
-from bench.comparison import TARGETS, geometric_mean, grouped, share_of_limit, times_faster
-from bench.competitors import COMPETITORS, LABELS, OURS
+from bench.comparison import geometric_mean, grouped, share_of_limit, times_faster
+from bench.competitors import LABELS, OURS
+from bench.grid_targets import targets
 from bench.machine import ROOT
 from bench.results import Measurement, Results
+from bench.targets import Reached
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 MISSING = "-"
-LISTED = 8  # points that miss a target are named, the furthest first, up to so many
-PEERS = tuple(name for name in COMPETITORS if name != OURS)
 
 METHOD = """\
 Every competitor gets the same weights, inputs, initial states and upstream gradients, and is checked first: all
@@ -32,6 +32,12 @@ the largest of the competitors'. GFLOP/s count the matrix products only, trainin
 *Limit* compares fastrnn with the least time this machine could take, from its own multiply-add peak and read
 bandwidth as measured in the same run: the products at the peak, or reading R once a step and W once a
 sequence from the cache they fit in, whichever is longer (training reads both once more and writes their gradients)."""
+
+
+JAX_METHOD = """\
+JAX runs a jitted `lax.scan` after one product for the inputs of all steps. It has as many threads as its process may
+use cores when it starts, so it runs in a process of its own for each number of threads, pinned to so many cores, in
+turn with the others, and times its calls itself."""
 
 
 def write_docs(results: Results, root: Path = ROOT) -> list[Path]:
@@ -60,13 +66,15 @@ def performance_page(results: Results) -> str:
         "How many times faster fastrnn is: geometric means over the sizes, and the least of all sizes.",
         summary_table(results),
         "## Targets",
-        targets_section(results),
+        "Frame by frame, growth, float64, memory and start-up are [measured apart](performance-details.md).",
+        targets_section(targets(results)),
         "## All points",
         "Times are medians in milliseconds; *faster* is the best peer's time divided by fastrnn's.",
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    parts += ["## How it was measured", METHOD, "## Limits of this machine", limits_tables(results)]
+    parts += ["## How it was measured", METHOD]
+    parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,6 +101,8 @@ def provenance_table(results: Results) -> str:
         ("Numbers", ", ".join(dtypes)),
         ("Load before the run", machine["load_average"]),
     ]
+    if "took" in results.settings:
+        rows.append(("Time for the run", f"{results.settings['took'] / 60:.1f} minutes"))
     return markdown_table(("", ""), rows, left=2)
 
 
@@ -107,6 +117,7 @@ def failures(results: Results) -> list[str]:
 
 def summary_table(results: Results) -> str:
     """Geometric means of the ratios for each cell, mode and thread count, then for each mode and thread count."""
+    peers = results.peers
     by_cell = grouped(results.measurements, lambda m: (CELL_TITLES[m.case.cell], m.case.mode, m.case.threads))
     over_all = grouped(results.measurements, lambda m: ("all", m.case.mode, m.case.threads))
     rows = []
@@ -114,29 +125,23 @@ def summary_table(results: Results) -> str:
         best = [times_faster(m) for m in measurements]
         rows.append(
             [cell, mode, threads]
-            + [times(geometric_mean(times_faster(m, peer) for m in measurements)) for peer in PEERS]
+            + [times(geometric_mean(times_faster(m, peer) for m in measurements)) for peer in peers]
             + [times(geometric_mean(best)), times(min((r for r in best if r is not None), default=None))]
         )
-    titles = ("cell", "mode", "threads", *(f"than {LABELS[peer]}" for peer in PEERS), "than the best peer", "at least")
+    titles = ("cell", "mode", "threads", *(f"than {LABELS[peer]}" for peer in peers), "than the best peer", "at least")
     return markdown_table(titles, rows, left=2)
 
 
-def targets_section(results: Results) -> str:
+def targets_section(all_reached: Sequence[Reached]) -> str:
     """For each target the share of points that reach it, and the points that do not."""
-    rows, missed = [], []
-    for target in TARGETS:
-        total, short = len(target.points(results)), target.missed(results)
-        met = total - len(short)
-        rows.append((target.text, f"{met} of {total}", f"{met / total:.0%}" if total else MISSING))
-        if short:
-            points = ", ".join(f"`{m.case.id}` ({ratio:.2f})" for m, ratio in short[:LISTED])
-            more = f" and {len(short) - LISTED} more" if len(short) > LISTED else ""
-            missed.append(f"- {target.text}; furthest from it: {points}{more}")
-    return "\n\n".join([markdown_table(("target", "points that meet it", "share"), rows), *missed])
+    short = [line for reached in all_reached if (line := reached.shortfall())]
+    titles = ("target", "points that meet it", "share")
+    return "\n\n".join([markdown_table(titles, [reached.row() for reached in all_reached]), *short])
 
 
 def points_table(measurements: Sequence[Measurement], results: Results) -> str:
     """Every point of one cell and mode."""
+    shown = [OURS, *results.peers]
     rows = []
     for m in measurements:
         case, timings = m.case, m.timings
@@ -144,7 +149,7 @@ def points_table(measurements: Sequence[Measurement], results: Results) -> str:
         share = share_of_limit(m, results)
         rows.append(
             [case.T, case.B, case.I, case.H, case.threads]
-            + [milliseconds(timings[name].median) if name in timings else MISSING for name in COMPETITORS]
+            + [milliseconds(timings[name].median) if name in timings else MISSING for name in shown]
             + [
                 times(times_faster(m)),
                 f"{rate / 1e9:.1f}" if rate else MISSING,
@@ -152,7 +157,7 @@ def points_table(measurements: Sequence[Measurement], results: Results) -> str:
                 f"{max(((t.p90 - t.p10) / t.median for t in timings.values()), default=0.0):.0%}",
             ]
         )
-    names = [LABELS[name] for name in COMPETITORS]
+    names = [LABELS[name] for name in shown]
     return markdown_table(
         ("T", "B", "I", "H", "threads", *names, "faster", "GFLOP/s", "of limit", "spread"), rows, left=0
     )
@@ -184,10 +189,8 @@ def limits_tables(results: Results) -> str:
 
 def readme_block(results: Results) -> str:
     """The compact table between the README's markers."""
-    machine, source = results.machine, results.source
-    commit = f"commit `{source['commit'][:12]}`" if source["commit"] else "no commit"
-    modified = " with local changes" if source["modified"] else ""
-    versions = ", ".join(f"{LABELS[p]} {results.software[p]}" for p in PEERS if results.software.get(p))
+    peers = results.peers
+    versions = ", ".join(f"{LABELS[p]} {results.software[p]}" for p in peers if results.software.get(p))
     dtypes = ", ".join(sorted({m.case.dtype for m in results.measurements}))
     over_all = grouped(results.measurements, lambda m: (m.case.cell, m.case.mode))
     rows = []
@@ -195,7 +198,7 @@ def readme_block(results: Results) -> str:
         best = [ratio for m in measurements if (ratio := times_faster(m)) is not None]
         rows.append(
             [CELL_TITLES[cell], mode]
-            + [times(geometric_mean(times_faster(m, peer) for m in measurements)) for peer in PEERS]
+            + [times(geometric_mean(times_faster(m, peer) for m in measurements)) for peer in peers]
             + [f"{times(min(best))} to {times(max(best))}" if best else MISSING]
         )
     threads = " and ".join(str(n) for n in sorted({m.case.threads for m in results.measurements}))
@@ -205,13 +208,23 @@ def readme_block(results: Results) -> str:
             f"Times faster than each peer: geometric means over {sizes} sizes (batch 1 to large) on {threads} threads, "
             "and the range against the best of them at each point.",
             markdown_table(
-                ("cell", "mode", *(f"than {LABELS[peer]}" for peer in PEERS), "than the best peer, range"), rows, left=2
+                ("cell", "mode", *(f"than {LABELS[peer]}" for peer in peers), "than the best peer, range"), rows, left=2
             ),
-            f"{machine['cpu']} ({machine['microarchitecture']}, {machine['vector']}), {machine['cores']} cores; "
-            f"{dtypes}; {versions}; {commit}{modified}; {results.date}. "
+            f"{machine_line(results.machine)}; {dtypes}; {versions}; {commit_line(results.source)}; {results.date}. "
             "[Every point, and how it was measured](docs/performance.md).",
         ]
     )
+
+
+def machine_line(machine: dict) -> str:
+    """Processor, vectors and cores in words."""
+    return f"{machine['cpu']} ({machine['microarchitecture']}, {machine['vector']}), {machine['cores']} cores"
+
+
+def commit_line(source: dict) -> str:
+    """What was measured, in words."""
+    commit = f"commit `{source['commit'][:12]}`" if source["commit"] else "no commit"
+    return commit + (" with local changes" if source["modified"] else "")
 
 
 def insert_block(text: str, block: str, begin: str = BEGIN, end: str = END) -> str | None:

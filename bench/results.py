@@ -9,7 +9,7 @@
       "source": {"commit": hash or null, "modified": whether the timed code differs from it, or null},
       "date": "YYYY-MM-DD HH:MM UTC" of the start,
       "environment": {variable: value} of those set that steer threads or code generation,
-      "settings": {"seconds_per_case": …},
+      "settings": {"seconds_per_case": …, "took": seconds for all, in newer files},
       "limits": {"multiply_add": {dtype: {threads: FLOP/s}},
                  "bandwidth": {threads: [[bytes each thread reads over and over, B/s of all threads], …]}},
       "absent": {competitor: why it could not be imported},
@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.cases import Case
+from bench.competitors import COMPETITORS, OURS
 from bench.roofline import Limits
 from bench.timing import Timing
 
@@ -67,14 +68,24 @@ class Results:
         """Whether any competitor gave wrong results anywhere."""
         return any(measurement.refused for measurement in self.measurements)
 
+    @property
+    def peers(self) -> list[str]:
+        """Those that took part at some point, in their order everywhere."""
+        there = {name for m in self.measurements for name in (*m.timings, *m.refused)}
+        return [name for name in COMPETITORS if name in there and name != OURS]
+
     def save(self, folder: Path) -> Path:
-        """Write the file in one step, so that a run that is interrupted leaves a whole one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}.json"
-        unfinished = path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps({"schema": SCHEMA} | asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-        return path
+        """Write the file."""
+        return write({"schema": SCHEMA} | asdict(self), folder / f"{self.name}.json")
+
+
+def write(data: dict, path: Path) -> Path:
+    """Write a results file in one step, so that a run that is interrupted leaves a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
 
 
 def load(path: Path) -> Results:

@@ -72,7 +72,7 @@ def measure(
     for name, runner in runners.items():
         settle()
         runner.set_threads()
-        duration = _warm_up(runner.call)
+        duration = _warm_up(runner)
         repetitions[name] = max(1, math.ceil(MIN_SAMPLE / duration))
         untimed[name] = duration < LONG_CALL
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -89,26 +89,29 @@ def measure(
                 runners[name].set_threads()
                 if untimed[name]:
                     runners[name].call()
-                samples[name].append(_sample(runners[name].call, repetitions[name]))
+                samples[name].append(sample(runners[name], repetitions[name]))
     finally:
         if collecting:
             gc.enable()
     return {name: summarize(samples[name], repetitions[name]) for name in names}
 
 
-def _warm_up(call: Callable[[], object]) -> float:
+def _warm_up(runner: Runner) -> float:
     """Call at least twice and for WARM_UP seconds; the shortest call in seconds."""
     shortest = math.inf
     deadline = time.perf_counter() + WARM_UP
     for calls in count():
         if calls >= 2 and time.perf_counter() > deadline:
             return shortest
-        shortest = min(shortest, _sample(call, 1))
+        shortest = min(shortest, sample(runner, 1))
     raise AssertionError("unreachable")
 
 
-def _sample(call: Callable[[], object], repetitions: int) -> float:
+def sample(runner: Runner, repetitions: int) -> float:
     """Seconds for one call, averaged over `repetitions` in a row."""
+    if runner.sample is not None:
+        return runner.sample(repetitions)
+    call = runner.call
     start = time.perf_counter()
     for _ in range(repetitions):
         call()

@@ -12,6 +12,7 @@ from . import __version__
 COMMANDS = {
     "demo": ("fastrnn.experiments.demo", "train a character model on Python's language reference, and let it write"),
     "check": ("fastrnn.check_command", "compare the kernels with the reference on this machine"),
+    "warmup": ("fastrnn.warmup_command", "compile the kernels ahead, and keep them on disk"),
     "compare": ("fastrnn.experiments.compare.command", "test what is said about RNN, GRU and LSTM, on several tasks"),
 }
 

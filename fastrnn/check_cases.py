@@ -17,6 +17,7 @@ CELLS: dict[str, tuple[Callable[..., _Recurrent], dict[str, Any]]] = {
     "rnn_relu": (RNN, {"nonlinearity": "relu"}),
 }
 DTYPES = ("float32", "float64")
+DEVICE_DTYPES = {"cpu": DTYPES, "cuda": (*DTYPES, "float16", "bfloat16")}
 _SEED = 2  # with it even the relu layer of one unit is not off, where all would be 0
 
 
@@ -37,6 +38,7 @@ class Case:
     batch_first: bool = False
     batched: bool = True
     padded: bool = False  # sequences of different lengths
+    recompute: bool = False  # as for `vjp`
 
     def __str__(self) -> str:
         sizes = {"T": self.T, "B": self.B if self.batched else 0, "I": self.I, "H": self.H, "P": self.P}
@@ -48,19 +50,22 @@ class Case:
             "batch_first": self.batch_first,
             "unbatched": not self.batched,
             "padded": self.padded,
+            "recompute": self.recompute,
         }
         return "-".join(parts + [name for name, given in options.items() if given])
 
-    def layer(self) -> _Recurrent:
+    def layer(self, device: str = "cpu") -> _Recurrent:
         kind, options = CELLS[self.cell]
         if self.P:
             options = options | {"proj_size": self.P}
         flags = {"bias": self.bias, "batch_first": self.batch_first, "bidirectional": self.bidirectional}
-        return kind(self.I, self.H, self.layers, dtype=self.dtype, seed=_SEED, **flags, **options)
+        return kind(self.I, self.H, self.layers, dtype=self.dtype, device=device, seed=_SEED, **flags, **options)
 
     def x(self) -> np.ndarray:
         lengths = ((self.B, self.T) if self.batch_first else (self.T, self.B)) if self.batched else (self.T,)
-        return np.random.default_rng(_SEED).standard_normal((*lengths, self.I)).astype(self.dtype)
+        numbers = np.random.default_rng(_SEED).standard_normal((*lengths, self.I))
+        # NumPy does not know bfloat16 by name
+        return numbers.astype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     def lengths(self) -> np.ndarray | None:
         return np.random.default_rng(_SEED).integers(0, self.T + 1, self.B) if self.padded else None
@@ -78,6 +83,8 @@ def cases(cells: Sequence[str], dtypes: Sequence[str], threads: int) -> list[Cas
         {"T": 8, "B": 2, "I": 83, "H": 151, "P": 45},  # the hidden units
         {"T": 9, "B": 5, "I": 37, "H": 67, "P": 19, "layers": 2, "bidirectional": True},
         {"T": 11, "B": 4 * threads + 3, "I": 37, "H": 67, "P": 19, "bidirectional": True, "padded": True},
+        # several segments, and a block of weight gradients that goes on from one to the other:
+        {"T": 53, "B": 13, "I": 7, "H": 17, "P": 5, "layers": 2, "recompute": True},
     ]
     chosen = []
     for cell in cells:

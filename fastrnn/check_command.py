@@ -12,9 +12,9 @@ import numpy as np
 
 from . import __version__
 from .blas import use_one_thread
-from .check_cases import CELLS, DTYPES, Case, cases
+from .check_cases import CELLS, DEVICE_DTYPES, Case, cases
 from .check_report import Quantity
-from .checking import expect, judge
+from .checking import check_on_device, expect, judge
 from .experiments.display import Display, RichDisplay, best_display
 from .experiments.host import cpu_name
 from .threads import available, get_num_threads, set_num_threads
@@ -59,16 +59,29 @@ def run_case(case: Case, threads: Sequence[int]) -> Result:
     for number in threads:
         set_num_threads(number)
         try:
-            result.quantities[number] = judge(layer, expected).quantities
+            result.quantities[number] = judge(layer, expected, recompute=case.recompute).quantities
         except Exception as exception:  # a kernel that this machine cannot compile, say: the others are still of use
             result.exceptions[number] = exception
     return result
 
 
+def run_case_on_gpu(case: Case) -> Result:
+    """As `run_case`; it has no threads, and counts as one."""
+    result = Result(case, {}, {})
+    try:
+        result.quantities[1] = check_on_device(case.layer("cuda"), case.x()).quantities
+    except Exception as exception:  # as above
+        result.exceptions[1] = exception
+    return result
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options. `arguments.refuse(reason)` then ends the program over a wrong one."""
+    parser.set_defaults(refuse=parser.error)
     names = f"only these, of {', '.join(CELLS)}"
     parser.add_argument("--cell", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="CELL", help=names)
-    parser.add_argument("--dtype", choices=DTYPES, help="only this one")
+    parser.add_argument("--dtype", choices=DEVICE_DTYPES["cuda"], help="only this one")
+    parser.add_argument("--device", choices=tuple(DEVICE_DTYPES), default="cpu", help="where the layers run (cpu)")
     parser.add_argument("--threads", type=_threads, metavar="N", help="of the kernels (1, and one for each processor)")
     parser.add_argument("--verbose", action="store_true", help="show every output and gradient")
     parser.add_argument("--plain", action="store_true", help="plain text, even where rich is installed")
@@ -79,9 +92,22 @@ def run(arguments: argparse.Namespace) -> int:
     show = best_display(arguments.plain)
     before = get_num_threads()
     threads = [arguments.threads] if arguments.threads else sorted({1, before})
-    dtypes = (arguments.dtype,) if arguments.dtype else DTYPES
+    known = DEVICE_DTYPES[arguments.device]
+    if arguments.dtype and arguments.dtype not in known:
+        arguments.refuse(f"argument --dtype: expected {' or '.join(known)} on the CPU, got {arguments.dtype!r}")
+    on_gpu = arguments.device == "cuda"
+    if on_gpu:
+        if arguments.threads:
+            arguments.refuse("argument --threads: is for --device cpu")
+        from .cuda import requirements
+
+        try:
+            requirements.check()
+        except requirements.CudaUnavailable as missing:
+            arguments.refuse(f"argument --device: {missing}")
+    dtypes = (arguments.dtype,) if arguments.dtype else known
     use_one_thread()
-    for line in _machine(threads):
+    for line in _gpu() if on_gpu else _machine(threads):
         show.say(line)
     show.say("The first run on a machine compiles the kernels, which takes a minute or two.\n")
 
@@ -90,11 +116,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         set_num_threads(max(threads))
         chosen = cases(arguments.cell, dtypes, available())
+        if on_gpu:
+            chosen = [case for case in chosen if not (case.padded or case.recompute)]  # not built there
         with show.progress("Checking") as report:
             for number, case in enumerate(chosen):
                 each = (time.perf_counter() - start) / number if number else _SECONDS
                 report(number / len(chosen), f"{case.cell} {case.dtype}", each * (len(chosen) - number))
-                results.append(run_case(case, threads))
+                results.append(run_case_on_gpu(case) if on_gpu else run_case(case, threads))
             report(1.0, _count(len(results), "configuration"), 0.0)
     finally:
         set_num_threads(before)
@@ -194,6 +222,13 @@ def _machine(threads: Sequence[int]) -> Iterator[str]:
     _, name, _ = cpu_target.target_context.codegen().magic_tuple()
     yield f"CPU {cpu_name()} (LLVM: {name}), {unit.bits}-bit vectors, {unit.registers} vector registers"
     yield f"Threads: {' and '.join(map(str, threads))}"
+
+
+def _gpu() -> Iterator[str]:
+    from .kernels.cuda.launch import device_description
+
+    yield f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    yield f"GPU {device_description()}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from it among the finite values of an array, relative to the largest magnitude t
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .check_report import Quantity, Report
 from .layers import _Recurrent
 from .parameters import GATES
 from .validation import Lengths, State
+
+if TYPE_CHECKING:
+    from .cuda.on_host import OnHost
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,18 +45,30 @@ BOUNDS = {
     # exact by luck: 8 eps are what the roundings and the 2-ulp functions of one step can add up to. And each sum of the
     # kernels is one chain of n roundings that add up like random steps, where NumPy sums in blocks.
     "float32": Bound(8 * _EPS, _EPS / 4, 4.0),
+    # On GPUs only, where numbers are stored so and h is rounded at every step; the reference has no such type.
+    "float16": Bound(2e-2, 0.0, 4.0),
+    "bfloat16": Bound(5e-2, 0.0, 4.0),
 }
 
 _PERTURBED_RUNS = 8
 
 
-def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Lengths = None, seed: int = 0) -> Report:
+def check(
+    layer: _Recurrent,
+    x: np.ndarray,
+    state: State = None,
+    *,
+    lengths: Lengths = None,
+    seed: int = 0,
+    recompute: bool = False,
+) -> Report:
     """Compare a layer, as it is, with the reference on the same parameters and input.
 
-    x        as for calling the layer
-    state    the initial state; random if omitted, not zero: zeros would hide errors
-    lengths  as for calling the layer
-    seed     of that state and of the gradients of y and the final state, all standard normal
+    x          as for calling the layer
+    state      the initial state; random if omitted, not zero: zeros would hide errors
+    lengths    as for calling the layer
+    seed       of that state and of the gradients of y and the final state, all standard normal
+    recompute  as for `vjp`
 
     Compared are the outputs of a call and of `vjp`, and the gradients of x, the initial state and every parameter (see
     `BOUNDS`). Where the reference in the layer's dtype gives NaN or infinity, the layer must give the same, and nowhere
@@ -67,7 +82,36 @@ def check(layer: _Recurrent, x: np.ndarray, state: State = None, *, lengths: Len
     """
     if not isinstance(layer, _Recurrent):
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
-    return judge(layer, expect(layer, x, state, validation.size("seed", seed, least=0), lengths))
+    recompute = layer._recompute(recompute)
+    seed = validation.size("seed", seed, least=0)
+    if layer.device == "cuda":
+        return _check_on_device(layer, x, state, lengths, seed)
+    return judge(layer, expect(layer, x, state, seed, lengths), recompute=recompute)
+
+
+def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
+    from .cuda.kinds import kind_of
+    from .cuda.layout import DeviceLayout
+    from .cuda.network import refuse
+    from .cuda.on_host import on_host
+
+    refuse(lengths)
+    assert layer._network is not None
+    DeviceLayout(layer._network, kind_of("x", x)).inputs(x, state)  # refuses what calling the layer would
+    if state is not None:
+        state = tuple(map(on_host, state)) if isinstance(state, tuple | list) else on_host(state)
+    return check_on_device(layer, on_host(x), state, seed)
+
+
+def check_on_device(layer: _Recurrent, x: np.ndarray, state: State = None, seed: int = 0) -> Report:
+    """As `check`, of a layer on a GPU from NumPy arrays, float32 or float64 as the reference has them."""
+    from .cuda.on_host import OnHost, reference_twin
+
+    twin = reference_twin(layer)
+    inputs = inputs_of(twin, x.astype(twin.dtype), state, seed)
+    # numbers that the layer's type has: rounding its inputs is no error of the layer
+    inputs = inputs.mapped(lambda array: array.astype(layer.dtype).astype(twin.dtype))
+    return judge(OnHost(layer, twin), expected_of(twin, inputs), BOUNDS[layer.dtype.name])
 
 
 class Inputs(NamedTuple):
@@ -97,6 +141,11 @@ class Expected(NamedTuple):
 
 def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Expected:
     """Run the reference in the layer's place. Arguments as in `check`."""
+    return expected_of(layer, inputs_of(layer, x, state, seed, lengths))
+
+
+def inputs_of(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Inputs:
+    """What `check` runs a layer on; random where it is not given."""
     layout = layer._layout
     inside, zeros, batched = layout.inputs(x, state)
     layout.padded(lengths, inside, batched)
@@ -109,18 +158,27 @@ def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: L
         return layout.given_state(tuple(normal(*z.shape) for z in zeros), batched)
 
     state = random_state() if state is None else state
-    inputs = Inputs(x, state, lengths, normal(*x.shape[:-1], layout.output_size), random_state())
+    return Inputs(x, state, lengths, normal(*x.shape[:-1], layout.output_size), random_state())
+
+
+def expected_of(layer: _Recurrent, inputs: Inputs) -> Expected:
+    """What the reference makes of the inputs in the layer's place."""
     double, reference = np.dtype(np.float64), twin(layer, layer.dtype)
     truth = _run(twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
     same = truth if layer.dtype == double else _run(reference, inputs)
     return Expected(reference, inputs, truth, same)
 
 
-def judge(layer: _Recurrent, expected: Expected) -> Report:
-    """Run the layer on the inputs and compare: the part of `check` that can be repeated."""
+def judge(
+    layer: "_Recurrent | OnHost", expected: Expected, bound: Bound | None = None, *, recompute: bool = False
+) -> Report:
+    """Run the layer on the inputs and compare: the part of `check` that can be repeated.
+
+    bound  if not that of the layer's dtype
+    """
     _, inputs, truth, same = expected
-    results = _run(layer, inputs)
-    bound = BOUNDS[layer.dtype.name]
+    results = _run(layer, inputs, recompute)
+    bound = bound or BOUNDS[layer.dtype.name]
     least = bound.least + bound.of_chain * math.sqrt(_longest_sum(layer, inputs.x))
     own_errors = {name: _error(same[name], truth[name], layer.dtype) for name in truth}
 
@@ -133,17 +191,18 @@ def judge(layer: _Recurrent, expected: Expected) -> Report:
         for errors in _errors_of_perturbed(expected):
             own_errors = {name: max(own_errors[name], errors[name]) for name in truth}
         quantities = compare()
-    return Report(f"{layer!r}, x {inputs.x.shape}", quantities)
+    title = f"{layer!r}, x {inputs.x.shape}"
+    return Report(f"{title}, recompute=True" if recompute else title, quantities)
 
 
-def _run(layer: _Recurrent, inputs: Inputs) -> dict[str, np.ndarray]:
+def _run(layer: "_Recurrent | OnHost", inputs: Inputs, recompute: bool = False) -> dict[str, np.ndarray]:
     """All that is compared, by name. The dropout generator is left as it was found."""
     masks = layer._generator.bit_generator
     before = masks.state
     try:
         y, state_n = layer(inputs.x, inputs.state, inputs.lengths)
         masks.state = before
-        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths)
+        (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths, recompute=recompute)
         gradients = backward(inputs.dy, inputs.dstate)
     finally:
         masks.state = before
@@ -191,7 +250,7 @@ def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
         yield {name: _error(perturbed[name], truth, dtype) for name, truth in expected.truth.items()}
 
 
-def _longest_sum(layer: _Recurrent, x: np.ndarray) -> int:
+def _longest_sum(layer: "_Recurrent | OnHost", x: np.ndarray) -> int:
     """The most terms in a sum of the layer: forward, backward, or over steps and batch in a parameter's gradient."""
     output_size = layer.proj_size or layer.hidden_size
     forward = max(sequence.input_size for sequence in layer.sequences) + output_size

@@ -20,9 +20,11 @@ from .plans import Plan, Planner, Workspace
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
-# bytes of weights that stay in a core's cache. Where sequences end at different steps, threads divide more than that
-# between them forwards: a few rows that are left to a thread do not pay for reading all
-_KEPT_BY_A_CORE = 1 << 21
+# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
+# the weights outgrow a core's cache: so few rows do not pay for reading all of them
+_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
+_KEPT_BY_A_CORE = 1 << 21  # bytes of weights
+_GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -74,8 +76,6 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
-        self._divides_weights = numbers * dtype.itemsize > _KEPT_BY_A_CORE
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -102,9 +102,10 @@ class CpuLayer:
                 c_0 = states[1]
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        workers, by_units, where = self._share(lead, batch, rows, self._divides_weights)
+        workers, by_units, where = self._share(lead, batch, rows, forward=True)
         plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        plan.run(*where, packed.address, address(x), address(y), *self._each(h_0, c_0, c_n, gates, cells))
+        shared = (*where, packed.address, address(x), address(y))
+        plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
         h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
@@ -121,13 +122,17 @@ class CpuLayer:
         dflat = np.zeros(self.parameters.size, self.dtype)
         dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, weights, dflat)
         self.release(saved)
+        return dx, dstates_0, self.named_gradients(dflat)
+
+    def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
         gradients = [
             {name: value for name, value in direction.items() if value is not None}
             for direction in self.parameters.views(dflat)
         ]
         for direction in gradients:
             self._copy_shared_biases(direction)
-        return dx, dstates_0, gradients
+        return gradients
 
     def gradients_in_time(
         self, saved: Saved, dy: np.ndarray | None, dstates: tuple[np.ndarray | None, ...]
@@ -190,12 +195,13 @@ class CpuLayer:
                 rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
-        workers, by_units, where = self._share(lead, batch, rows)
+        workers, by_units, where = self._share(lead, batch, rows, forward=False)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        plan.run(
-            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat)),
-            *self._each(states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept),
+        shared = (
+            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
         )  # fmt: skip
+        each = (states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
+        plan.run(*self._each(shared, *each))
         if D == 2:
             with np.errstate(all="ignore"):
                 np.add(dx[0], dx[1], out=dx[0])
@@ -209,9 +215,13 @@ class CpuLayer:
         plan = self.step_plan(len(x))
         packed = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, block)
-        where = (1, len(x), 0, 0)
-        workspace.fill(*where, packed.address, address(x), address(y), *self._each(h, c, c, None, None))
+        shared = (1, len(x), 0, 0, packed.address, address(x), address(y))
+        workspace.fill(*self._each(shared, h, c, c, None, None))
         return [packed, workspace]
+
+    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
+        """As `Planner.plan`."""
+        return self._planner.plan(kind, batch, workers, by_units)
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
@@ -225,38 +235,49 @@ class CpuLayer:
         if number == 1 or rows * row * self.directions < _ENOUGH_FOR_CALL:
             return 1, False
         team = number // self.directions
-        if team > 1 and 4 * team > batch:
+        large = self._large_for(team)
+        if team > 1 and (batch < _FEW_ROWS * team or (large and batch <= _FEW_ROWS_OF_LARGE * team)):
             if batch * row >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
+    def _large_for(self, team: int) -> bool:
+        """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
+        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
+        return enough and numbers * self.dtype.itemsize > _KEPT_BY_A_CORE
+
     def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None, divide_weights: bool = False
+        self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
-        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares.
-
-        divide_weights  whether threads that would share `rows` share hidden units instead
-        """
+        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
+        number = lead[0] * batch if rows is None else rows.total
         if rows is None:
-            steps, number, starts, shares = lead[0], lead[0] * batch, 0, 0
-            workers, by_units = self.share_work(number, batch)
-        else:
-            steps, number, starts, shares = rows.steps, rows.total, address(rows.starts), 0
-            workers, by_units = self.share_work(number, batch)
-            team = workers // self.directions
-            # each thread should get several groups of units, or their shares are uneven again
-            if team > 1 and divide_weights and self.hidden_size >= 4 * self.weights.lanes * team:
-                by_units = True
-            elif team > 1 and not by_units:
-                shares = address(rows.shares(team))
-        return workers, by_units, (steps, number, starts, shares)
+            return *self.share_work(number, batch), (lead[0], number, 0, 0)
+        workers, by_units = self.share_packed(number, batch, forward)
+        return workers, by_units, self.where(rows, workers, by_units)
 
-    def _each(self, *arrays: np.ndarray | None) -> list[int]:
-        """For each direction, where its part of these arrays begins; 0 for None."""
-        if self.directions == 1:
-            return [0 if array is None else address(array) for array in arrays]
-        return [0 if array is None else address(array) + d * (array.nbytes // 2) for d in range(2) for array in arrays]
+    def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:
+        """As `share_work`, for sequences of different lengths."""
+        workers, by_units = self.share_work(rows, batch)
+        team = workers // self.directions
+        # as sequences end, few rows are left to each thread; backwards that did not pay
+        return workers, by_units or (forward and team > 1 and self._large_for(team))
+
+    def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
+        """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""
+        team = workers // self.directions
+        shares = address(rows.shares(team)) if team > 1 and not by_units else 0
+        return rows.steps, rows.total, address(rows.starts), shares
+
+    def _each(self, shared: tuple[int, ...], *arrays: np.ndarray | None) -> list[int]:
+        """A plan's values: for each direction, `shared` and where its part of these arrays begins; 0 for None."""
+        values = [*shared, *[0 if array is None else address(array) for array in arrays]]
+        if self.directions == 2:
+            halves = [0 if array is None else array.nbytes // 2 for array in arrays]
+            values += [*shared, *[start + half for start, half in zip(values[len(shared) :], halves, strict=True)]]
+        return values
 
     def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
         """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.

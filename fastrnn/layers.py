@@ -6,43 +6,34 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 
 import copy
 import json
+import math
 import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from . import validation
+from .dropout import Mask
+from .gradients import Gradients
 from .lengths import Packed, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
 from .validation import Layout, Lengths, State
 
 if TYPE_CHECKING:
+    from .cuda.network import DeviceBackward, Network
+    from .cuda.stream import DeviceStream
+    from .recompute import Recomputing
     from .stream import Stream
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
 
-_BACKENDS = ("cpu", "reference")
+_BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
 _FILE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What `backward` returns: every gradient has the shape and dtype of what it is the gradient of.
-
-    x           of the input
-    state       of the initial state: (h_0, c_0) for the LSTM, h_0 for the others
-    parameters  {name: array}, in the order of the layer's `parameters`
-    """
-
-    x: np.ndarray
-    state: State
-    parameters: dict[str, np.ndarray]
 
 
 class _Recurrent:
@@ -77,9 +68,10 @@ class _Recurrent:
         self.proj_size = validation.size("proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
-        self.device = validation.device(device)
-        self.dtype = validation.float_dtype(dtype)
-        self.backend = self.device if backend is None else validation.choice("backend", backend, _BACKENDS)
+        self.device = validation.choice("device", device, tuple(_BACKENDS))
+        backends = _BACKENDS[self.device]
+        self.dtype = validation.float_dtype(dtype, validation.dtypes(self.device))
+        self.backend = backends[0] if backend is None else validation.choice("backend", backend, backends)
         if seed is not None:
             validation.size("seed", seed, least=0)
         self.training = True
@@ -97,6 +89,14 @@ class _Recurrent:
     def _allocate(self) -> None:
         """Make `sequences`, one for each layer, and the parameters they use, all zero."""
         self.num_directions = 2 if self.bidirectional else 1
+        self._network: Network | None = None
+        if self.device == "cuda":
+            from .cuda import make_network
+
+            self._network = make_network(self)
+            self.sequences: list[Any] = self._network.layers
+            self._parameters = self._network.parameters
+            return
         output_size = self.proj_size or self.hidden_size
         self._layout = Layout(
             self.input_size,
@@ -106,7 +106,7 @@ class _Recurrent:
             self.batch_first,
             self.dtype,
         )
-        self.sequences: list[Sequence] = []
+        self.sequences = []
         arrays: dict[str, np.ndarray] = {}
         for layer in range(self.num_layers):
             input_size = self.num_directions * output_size if layer else self.input_size
@@ -133,6 +133,8 @@ class _Recurrent:
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. Time-major
         contiguous arrays are not copied. TypeError for another type or dtype, ValueError for a wrong shape.
         """
+        if self._network is not None:
+            return self._network.run(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
@@ -140,22 +142,42 @@ class _Recurrent:
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
-        self, x: np.ndarray, state: State = None, lengths: Lengths = None
-    ) -> tuple[tuple[np.ndarray, State], "Backward"]:
+        self, x: np.ndarray, state: State = None, lengths: Lengths = None, *, recompute: bool = False
+    ) -> tuple[tuple[np.ndarray, State], "Backward | DeviceBackward"]:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
         reads them instead of copies.
+
+        recompute  keep less memory and take more time: instead of gates and cell states of all T steps, the states
+                   before every k-th, with k about sqrt(T); the backward pass computes those k steps again before it
+                   goes through them. Results and gradients have the same bits. Beside x, y and their gradients, and
+                   the packed copies that `lengths` needs of them, memory is of order sqrt(T); but between
+                   bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the CPU
+                   kernels only: else ValueError.
         """
+        recompute = self._recompute(recompute)
+        if self._network is not None:
+            return self._network.vjp(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
-        y, states_n, saved = self._run(x, states, padded, save=True)
+        y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
         return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
 
-    def stream(self, batch_size: int = 1) -> "Stream":
+    def _recompute(self, value: bool) -> bool:
+        """The argument of that name, checked."""
+        if validation.flag("recompute", value) and self.backend != "cpu":
+            raise ValueError(f"recompute: expected False with backend={self.backend!r}, where every step is kept")
+        return value
+
+    def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
+        if self._network is not None:
+            from .cuda.stream import DeviceStream
+
+            return DeviceStream(self, batch_size)
         from .stream import Stream
 
         return Stream(self, batch_size)
@@ -168,7 +190,7 @@ class _Recurrent:
     @property
     def num_parameters(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(array.size for array in self._parameters.values())
+        return sum(math.prod(array.shape) for array in self._parameters.values())
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
         """Turn dropout on, or off with `mode=False`. Returns the layer."""
@@ -180,7 +202,9 @@ class _Recurrent:
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the parameters."""
+        """Copies of the parameters, NumPy arrays whatever the device."""
+        if self._network is not None:
+            return self._network.parameters_on_host()
         return {name: array.copy() for name, array in self._parameters.items()}
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
@@ -189,7 +213,11 @@ class _Recurrent:
         Names, shapes and dtypes must be those of `parameters`. One error lists all that is wrong, and then nothing
         is loaded: ValueError, or TypeError if only types and dtypes are wrong.
         """
-        for name, value in validation.parameter_values(mapping, self._parameters, self.dtype).items():
+        values = validation.parameter_values(mapping, self._parameters, self.dtype)
+        if self._network is not None:
+            self._network.set_parameters(values)
+            return
+        for name, value in values.items():
             self._parameters[name][...] = value
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -197,8 +225,11 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
+        # NumPy's files know no bfloat16, whose numbers are float32's
+        kept = np.dtype(np.float32) if self.dtype.name == "bfloat16" else self.dtype
+        arrays = {name: array.astype(kept, copy=False) for name, array in self.state_dict().items()}
         with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **self._parameters)  # type: ignore[arg-type]
+            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(
@@ -227,13 +258,21 @@ class _Recurrent:
             raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
         if header["class"] != cls.__name__:
             raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        layer = cls(**header["options"], **where)
+        options, known = header["options"], {*cls._names_of_options()}
+        if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
+            raise ValueError(f"path: expected the options of {cls.__name__} in the file's header, got {options!r}")
+        layer = cls(**options, **where)
+        if layer.dtype.name == "bfloat16":
+            arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
         layer.load_state_dict(arrays)
         return layer
 
+    @classmethod
+    def _names_of_options(cls) -> tuple[str, ...]:
+        return ("input_size", "hidden_size", "num_layers", *cls._options, "dtype")
+
     def _constructor_options(self) -> dict[str, Any]:
-        names = ("input_size", "hidden_size", "num_layers", *self._options)
-        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        return {name: getattr(self, name) for name in self._names_of_options()} | {"dtype": self.dtype.name}
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]
@@ -252,9 +291,10 @@ class _Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
         state = self.__dict__.copy()
-        del state["_parameters"], state["_layout"], state["sequences"]
+        del state["_parameters"], state["sequences"], state["_network"]
+        state.pop("_layout", None)
         state["_generator"] = copy.deepcopy(self._generator)  # a shallow copy draws its own masks too
-        return state | {"flats": [sequence.parameters.flat for sequence in self.sequences]}
+        return state | {"flats": [sequence.parameters.get() for sequence in self.sequences]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = state.copy()
@@ -262,42 +302,49 @@ class _Recurrent:
         self.__dict__.update(state)
         self._allocate()
         for sequence, flat in zip(self.sequences, flats, strict=True):
-            sequence.parameters.flat[:] = flat
+            sequence.parameters.set(flat)
 
     def _run(
-        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`."""
         if padded is None:
-            return self._forward(x, states, None, save=save)
-        y, states_n, saved = self._forward(padded.pack(x), padded.sort(states), padded.packed, save=save)
+            return self._forward(x, states, None, save=save, recompute=recompute)
+        y, states_n, saved = self._forward(
+            padded.pack(x), padded.sort(states), padded.packed, save=save, recompute=recompute
+        )
         return padded.unpack(y), padded.unsort(states_n), saved
 
     def _forward(
-        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool, recompute: bool = False
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
         """As `Sequence.forward`, through all layers, with states (L*D, B, n)."""
-        if self.num_layers == 1:
+        recompute = recompute and x.size > 0
+        if self.num_layers == 1 and not recompute:
             y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
             return y, states_n, _Saved([saved], [])
         if not (self.training and self.dropout):
-            return self._forward_layers(x, states, rows, save, 0.0)
+            return self._forward_layers(x, states, rows, save, recompute, 0.0)
         generator_state = self._generator.bit_generator.state
         try:
-            return self._forward_layers(x, states, rows, save, self.dropout)
+            return self._forward_layers(x, states, rows, save, recompute, self.dropout)
         except BaseException:
             self._generator.bit_generator.state = generator_state
             raise
 
     def _forward_layers(
-        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: float
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, recompute: bool, dropout: float
+    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
+        if recompute:
+            from . import recompute as recomputing  # which imports Numba
+
+            return recomputing.forward(self.sequences, y, states, rows, dropout, self._generator)
         D = self.num_directions
         all_states_n, all_saved = [], []
-        masks: list[_Mask] = []
+        masks: list[Mask] = []
         for layer, sequence in enumerate(self.sequences):
             if dropout and layer:
-                mask = _Mask(self._generator, y.shape, dropout)
+                mask = Mask(self._generator, y.shape, dropout)
                 y = mask(y)
                 if save:
                     masks.append(mask)
@@ -308,8 +355,20 @@ class _Recurrent:
         return y, _stacked(all_states_n), _Saved(all_saved, masks)
 
     def _backward(
-        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+        self, saved: "_Saved | Recomputing", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
+        if isinstance(saved, _Saved):
+            dx, dstates_0, all_dweights = self._backward_layers(saved, dy, dstates)
+        else:
+            dx, dstates_0, all_dweights = saved.backward(self.sequences, dy, dstates)
+        dparameters: dict[str, np.ndarray] = {}
+        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights, strict=True)):
+            dparameters |= sequence.parameters.named(layer, dweights)
+        return dx, dstates_0, dparameters
+
+    def _backward_layers(
+        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, list[list[dict[str, np.ndarray]]]]:
         D = self.num_directions
         all_dstates_0, all_dweights = [], []
         for layer in reversed(range(self.num_layers)):
@@ -319,10 +378,7 @@ class _Recurrent:
             all_dstates_0.append(dstates_0)
             all_dweights.append(dweights)
             dy = saved.masks[layer - 1](dx) if layer and saved.masks else dx
-        dparameters: dict[str, np.ndarray] = {}
-        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights[::-1], strict=True)):
-            dparameters |= sequence.parameters.named(layer, dweights)
-        return dx, _stacked(all_dstates_0[::-1]), dparameters
+        return dx, _stacked(all_dstates_0[::-1]), all_dweights[::-1]
 
 
 class LSTM(_Recurrent):
@@ -341,10 +397,12 @@ class LSTM(_Recurrent):
                    (the others are scaled by 1 / (1 - dropout))
     bidirectional  a second direction reads x backwards; y holds both, side by side
     proj_size      P, the width of h; 0 for no projection. Less than H.
-    device         "cpu"
-    dtype          "float32" or "float64", also as NumPy type or dtype
+    device         "cpu", or "cuda": the GPU that is current now, on arrays that lie there (see docs/gpu.md)
+    dtype          "float32" or "float64", also as NumPy type or dtype; with "cuda" also "float16" and "bfloat16"
     seed           of the initial parameters and, independently, of dropout; None for a different one each time
-    backend        "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle
+    backend        on the CPU "cpu", the compiled kernels, which is the default; or "reference", the NumPy oracle.
+                   With "cuda" "plain", which is the default; or, experimental, "persistent", kernels that keep R on the
+                   chip, or "auto", whichever should be faster
     forget_bias    None: forget gates start like every other parameter, as in PyTorch. A number: what the sum of their
                    two biases starts at, in every layer and direction; the rows of f are set to it in bias_ih and to 0
                    in bias_hh, all other parameters are what the seed makes them. 1 is what Jozefowicz et al. (2015)
@@ -352,7 +410,8 @@ class LSTM(_Recurrent):
                    It is about the start only: what is trained or loaded afterwards stands. The layer, its copies and
                    its files keep the number as the attribute `forget_bias`.
 
-    TypeError or ValueError for an argument of a wrong type or value.
+    TypeError or ValueError for an argument of a wrong type or value. With device="cuda", RuntimeError if the GPU, its
+    driver or a package is missing, saying which.
     """
 
     _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size", "forget_bias")
@@ -461,10 +520,16 @@ class Backward:
     """The gradients of one run of a layer. Callable once: what the run saved is used up."""
 
     def __init__(
-        self, layer: _Recurrent, saved: "_Saved", steps: int, batch: int, batched: bool, padded: Padded | None
+        self,
+        layer: _Recurrent,
+        saved: "_Saved | Recomputing",
+        steps: int,
+        batch: int,
+        batched: bool,
+        padded: Padded | None,
     ) -> None:
         self._layer = layer
-        self._saved: _Saved | None = saved
+        self._saved: _Saved | Recomputing | None = saved
         self._steps = steps
         self._batch = batch
         self._batched = batched
@@ -501,21 +566,7 @@ class Backward:
 
 class _Saved(NamedTuple):
     layers: list[Any]  # what each layer's `Sequence.forward` saved
-    masks: list["_Mask"]  # of the y of each layer but the last; empty without dropout
-
-
-class _Mask:
-    """Inverted dropout: the same elements are zeroed, and the others scaled, at every call."""
-
-    def __init__(self, generator: np.random.Generator, shape: tuple[int, ...], dropout: float) -> None:
-        self.kept = generator.random(shape, dtype=np.float32) >= dropout
-        self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            masked = values * self.kept
-            masked *= self.scale
-        return masked
+    masks: list[Mask]  # of the y of each layer but the last; empty without dropout
 
 
 def _stacked(layers: list[States]) -> States:

@@ -64,6 +64,14 @@ class LayerParameters:
             for short in self.shapes
         }
 
+    def get(self) -> np.ndarray:
+        """All parameters as `flat` has them."""
+        return self.flat
+
+    def set(self, values: np.ndarray) -> None:
+        """Copy them from such an array."""
+        self.flat[:] = values
+
     def initialise(self, generator: np.random.Generator) -> None:
         """Draw every parameter uniformly from ±1/sqrt(H), as PyTorch does, in PyTorch's order.
 

@@ -24,13 +24,14 @@ _MOST_IDLE = 2
 
 _BYTES = np.dtype(np.uint8)
 
-# What `Plan.run` takes, in this order: addresses of arrays, but for the numbers `steps` and `rows`, and `starts` and
-# `shares` (see `kernels/block.py`), which may be 0; then, for each direction, those that it has to itself.
-FORWARD = ("steps", "rows", "starts", "shares", "weights", "x", "y")
-FORWARD_EACH = ("h_0", "c_0", "c_n", "gates", "cells")
-BACKWARD = (*FORWARD, "dy", "dflat")
-BACKWARD_EACH = ("h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
-KEEPING_EACH = (*BACKWARD_EACH, "carried", "dc_t")
+# What `Plan.run` takes for each direction, in this order: addresses of arrays, but for the numbers `steps` and `rows`,
+# and `starts` and `shares` (see `kernels/block.py`), which may be 0; `open`, `before` and `more` are those of
+# `kernels/weight_gradient.py`. Two directions usually run over the same steps, but need not.
+_SHARED = ("steps", "rows", "starts", "shares", "weights", "x", "y")
+FORWARD = (*_SHARED, "h_0", "c_0", "c_n", "gates", "cells")
+BACKWARD = (*_SHARED, "dy", "dflat", "h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
+KEEPING = (*BACKWARD, "carried", "dc_t")
+CONTINUED = (*BACKWARD, "open", "before", "more")
 
 
 class Plan:
@@ -110,7 +111,8 @@ class Planner:
         "backward without dy" takes dy for zeros; "backward packed" is for batches that STARTS describes, and reads the
         states before each step from an array (N, R), "h_prev"; "backward packed without dy" is both;
         "backward keeping", or "backward keeping without dy", writes the gradients of the states at every step instead
-        of those of the weights.
+        of those of the weights;
+        "backward continued", and so with "packed" and "without dy", is for one of several calls on parts of a sequence.
         """
         key = (kind, batch, workers, by_units)
         plan = self._plans.get(key)
@@ -143,18 +145,18 @@ class Planner:
             if not save:
                 planes |= {plane: Plane(kept + n * H * size, S * H * size) for n, plane in enumerate(cell.saved)}
             for n, bias in enumerate(cell.biases):
-                planes[bias.plane] = Plane(At("weights", packed.biases[d] + n * packed.padded * size), 0)
+                planes[bias.plane] = Plane(At(f"weights {d}", packed.biases[d] + n * packed.padded * size), 0)
             for n, plane in enumerate(cell.inputs):
                 planes[plane] = Plane(sums + n * packed.padded * size, sums_row)
-            header: dict[int, Word] = self._header(d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
+            header: dict[int, Word] = self._header(d, d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
                 b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
                 b.X_TILE: compiled.kernel(f"tile {G} {name}"),
                 b.X_GATES: G,
                 b.X_UNITS: H,
-                b.X_MATRIX: At("weights", packed.offsets[d][0]),
+                b.X_MATRIX: At(f"weights {d}", packed.offsets[d][0]),
                 b.X_DEPTH: self.input_size,
                 b.X_CHUNK: chunk,
-                b.X_OPERAND: At("x"),
+                b.X_OPERAND: At(f"x {d}"),
                 b.X_OPERAND_ROW: self.input_size * size,
                 b.X_SUMS: sums,
                 b.X_SUMS_ROW: sums_row,
@@ -163,11 +165,12 @@ class Planner:
             header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, packed)
             tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
             descriptions.append(Description(header, planes, tables))
-        template = Template(descriptions, self._planes["forward"], team, self._buffers(FORWARD, FORWARD_EACH))
+        template = Template(descriptions, self._planes["forward"], team, self._buffers(FORWARD))
         return Plan("loop forward", template, D * direction_bytes, workers)
 
     def _backward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:
-        cell, packed, keeping = self.cell, self._weights.backward, variant.startswith("keeping")
+        cell, packed = self.cell, self._weights.backward
+        keeping, continued = variant.startswith("keeping"), variant.startswith("continued")
         direction = "backward_keeping" if keeping else "backward"
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
@@ -175,16 +178,16 @@ class Planner:
         gradient_bytes = weight_gradient.scratch_numbers(self.input_size + H, self._lanes) * size
         scratch_bytes = up(max(SCRATCH_BYTES, gradient_bytes), CACHE_LINE)
         direction_bytes = team * scratch_bytes
-        zeros = At("weights", packed.zeros)
         descriptions = []
         for d in range(D):
+            zeros = At(f"weights {d}", packed.zeros)
             scratch = At("work", d * direction_bytes)
             h_row, dh_0 = R * size, At(f"dh_0 {d}")
             planes = self._state_planes(d, True, b.ENDING)
             planes["zero"] = Plane(zeros, 0)
             planes["dy"] = planes["zero"]
             if "without dy" not in variant:
-                planes["dy"] = Plane(At("dy", d * h_row), D * h_row, b.THIS_STEP)
+                planes["dy"] = Plane(At(f"dy {d}", d * h_row), D * h_row, b.THIS_STEP)
             planes["dh"] = Plane(At(f"dh {d}"), h_row, b.THIS_STEP)
             if keeping:
                 planes["carried"] = Plane(At(f"carried {d}"), h_row, b.THIS_STEP)
@@ -195,15 +198,15 @@ class Planner:
                 planes["dh_next"] = Plane(zeros, 0, b.FIXED, b.BEGINNING, dh_0, h_row)
             planes["dc_next"] = Plane(At(f"dc_0 {d}"), H * size)
             towards_x = cell.saved.index(cell.input_gradient[0][0])
-            gradients = [] if keeping else self._gradients(d, batch, variant.startswith("packed"))
-            header: dict[int, Word] = self._header(d == 0, batch, by_units, scratch, scratch_bytes) | {
+            gradients = [] if keeping else self._gradients(d, batch, "packed" in variant, continued)
+            header: dict[int, Word] = self._header(d, d == 0, batch, by_units, scratch, scratch_bytes) | {
                 b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
                 b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
                 b.DX_TILE: compiled.kernel(f"tile 1 {name}"),
                 b.DX_UNITS: self.input_size,
                 b.DX_OPERAND: At(f"gates {d}", towards_x * H * size),
                 b.DX_OPERAND_ROW: S * H * size,
-                b.DX_MATRIX: At("weights", packed.offsets[d][0]),
+                b.DX_MATRIX: At(f"weights {d}", packed.offsets[d][0]),
                 b.DX_DEPTH: packed.depths[0],
                 b.GRADIENT_KERNEL: compiled.kernel(f"weight_gradient {name}"),
                 b.GRADIENTS: len(gradients),
@@ -216,23 +219,25 @@ class Planner:
                 b.GRADIENT_TABLE: gradients,
             }
             descriptions.append(Description(header, planes, tables))
-        buffers = self._buffers(BACKWARD, KEEPING_EACH if keeping else BACKWARD_EACH)
+        buffers = self._buffers(KEEPING if keeping else CONTINUED if continued else BACKWARD)
         template = Template(descriptions, self._planes[direction], team, buffers)
         return Plan("loop backward", template, D * direction_bytes, workers)
 
-    def _buffers(self, shared: tuple[str, ...], each: tuple[str, ...]) -> tuple[str, ...]:
-        return (*shared, *(f"{name} {d}" for d in range(self.directions) for name in each), "work")
+    def _buffers(self, each: tuple[str, ...]) -> tuple[str, ...]:
+        return (*(f"{name} {d}" for d in range(self.directions) for name in each), "work")
 
-    def _header(self, downwards: bool, batch: int, by_units: bool, scratch: At, scratch_bytes: int) -> dict[int, Word]:
+    def _header(
+        self, d: int, downwards: bool, batch: int, by_units: bool, scratch: At, scratch_bytes: int
+    ) -> dict[int, Word]:
         return {
-            b.STEPS: At("steps"),
+            b.STEPS: At(f"steps {d}"),
             b.BATCH: batch,
-            b.ROWS: At("rows"),
-            b.STARTS: At("starts"),
-            b.FIRST: At("steps", -1) if downwards else 0,
+            b.ROWS: At(f"rows {d}"),
+            b.STARTS: At(f"starts {d}"),
+            b.FIRST: At(f"steps {d}", -1) if downwards else 0,
             b.SIGN: -1 if downwards else 1,
             b.BY_UNITS: int(by_units),
-            b.SHARES: At("shares"),
+            b.SHARES: At(f"shares {d}"),
             b.LANES: self._lanes,
             b.SCRATCH: scratch,
             b.SCRATCH_BYTES: scratch_bytes,
@@ -250,7 +255,7 @@ class Planner:
                 start + b.STAGE_TILE: compiled.kernel(f"tile {packed.sums[number + 1]} {self._dtype.name}"),
                 start + b.STAGE_UNITS: self.output_size if stage.units == "output" else self.hidden_size,
                 start + b.STAGE_OPERAND: planes.index(stage.operand[0]),
-                start + b.STAGE_MATRIX: At("weights", packed.offsets[d][number + 1]),
+                start + b.STAGE_MATRIX: At(f"weights {d}", packed.offsets[d][number + 1]),
                 start + b.STAGE_DEPTH: packed.depths[number + 1],
             }
         return words
@@ -262,7 +267,7 @@ class Planner:
         size = self._dtype.itemsize
         earlier = b.STEP_BEFORE if d == 0 else b.STEP_AFTER
         row, y_row = H * size, D * R * size
-        y = At("y", d * R * size)
+        y = At(f"y {d}", d * R * size)
         planes = {
             "h": Plane(y, y_row, b.THIS_STEP),
             "h_prev": Plane(y, y_row, earlier, begins, At(f"h_0 {d}"), R * size),
@@ -275,10 +280,10 @@ class Planner:
                 planes[plane] = Plane(At(f"gates {d}", n * row), S * row, b.THIS_STEP)
         else:
             planes["c"] = planes["c_prev"] = Plane(At(f"c_n {d}"), row)
-        planes["zero"] = Plane(At("weights", self._weights.forward.zeros), 0)
+        planes["zero"] = Plane(At(f"weights {d}", self._weights.forward.zeros), 0)
         return planes
 
-    def _gradients(self, d: int, batch: int, packed: bool) -> list[tuple[Word, ...]]:
+    def _gradients(self, d: int, batch: int, packed: bool, continued: bool) -> list[tuple[Word, ...]]:
         """The products of the weight gradients, as words (see `kernels/weight_gradient.py`)."""
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(self.cell.saved)
         size = self._dtype.itemsize
@@ -289,19 +294,20 @@ class Planner:
 
         def product(weight: str, operand: str, gate: int) -> tuple[Word, ...]:
             units = self._parameters.shapes[weight][1]
-            out = At("dflat", offsets[weight] + gate * H * units * size)
+            out = At(f"dflat {d}", offsets[weight] + gate * H * units * size)
             if operand == "x":
-                return (At("x"), self.input_size * size, units, out, 0, 0, 0, 0)
+                return (At(f"x {d}"), self.input_size * size, units, out, 0, 0, 0)
             if operand == "h_prev" and packed:
-                return (At(f"h_prev {d}"), R * size, units, out, 0, 0, 0, 0)
+                return (At(f"h_prev {d}"), R * size, units, out, 0, 0, 0)
             if operand == "h_prev":
                 # the gradients of a step meet h of the step before it, in the direction's order; at first h_0
                 row = D * R * size
-                start = At("y", d * R * size + (2 * d - 1) * batch * row)
-                edge = At("rows", -batch) if d else 0
-                return (start, row, units, out, edge, batch, At(f"h_0 {d}"), R * size)
-            return (plane(operand), S * H * size, units, out, 0, 0, 0, 0)
+                start = At(f"y {d}", d * R * size + (2 * d - 1) * batch * row)
+                return (start, row, units, out, batch, At(f"h_0 {d}"), R * size)
+            return (plane(operand), S * H * size, units, out, 0, 0, 0)
 
+        sign = 1 if d else -1  # as the loop goes
+        cut: tuple[Word, ...] = (At(f"before {d}"), At(f"more {d}"), At(f"open {d}")) if continued else (0, 0, 0)
         jobs: list[tuple[Word, ...]] = []
         for entry in self.cell.weight_gradients:
             if entry.planes == ("dh",):
@@ -310,8 +316,8 @@ class Planner:
                 gate, gate_row, width = plane(entry.planes[0]), S * H * size, len(entry.planes) * H
             bias: Word = 0
             if entry.biases and entry.biases[0] in offsets:
-                bias = At("dflat", offsets[entry.biases[0]] + entry.gate * H * size)
-            words: tuple[Word, ...] = (gate, gate_row, width, At("rows"), bias, len(entry.products))
+                bias = At(f"dflat {d}", offsets[entry.biases[0]] + entry.gate * H * size)
+            words: tuple[Word, ...] = (gate, gate_row, width, At(f"rows {d}"), bias, sign, *cut, len(entry.products))
             for weight, operand in entry.products:
                 words += product(weight, operand, entry.gate)
             jobs.append(words + (0,) * (weight_gradient.JOB_WORDS - len(words)))

@@ -3,7 +3,7 @@
 In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `L` layers, `D` directions, `R` width of h.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -33,9 +33,12 @@ def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
 
 def shaped_array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """As `array`; ValueError unless it has exactly `shape`."""
-    value = array(name, value, dtype)
-    if value.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+    return _shaped(name, array(name, value, dtype), shape)
+
+
+def _shaped(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     return value
 
 
@@ -69,11 +72,19 @@ def probability(name: str, value: Any) -> float:
     return number
 
 
+def _largest(dtype: np.dtype) -> float:
+    if dtype.name == "bfloat16":  # whose limits NumPy does not know
+        from ml_dtypes import finfo
+
+        return float(finfo(dtype).max)
+    return float(np.finfo(dtype).max)
+
+
 def finite(name: str, value: Any, dtype: np.dtype) -> float:
     """A number that is finite in `dtype` too."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a finite number, got {value!r} ({type(value).__name__})")
-    if not abs(value) <= float(np.finfo(dtype).max):  # type: ignore[operator]  # integers may be too large for float
+    if not abs(value) <= _largest(dtype):  # type: ignore[operator]  # integers may be too large for float
         raise ValueError(f"{name}: expected a number that is finite in {dtype}, got {value}")
     return float(value)
 
@@ -87,19 +98,25 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
-def device(value: Any) -> str:
-    if isinstance(value, str) and value.startswith("cuda"):
-        raise NotImplementedError(f'device: expected "cpu", got "{value}": the CUDA kernels are not built yet')
-    return choice("device", value, ("cpu",))
+def dtypes(device: str) -> tuple[np.dtype, ...]:
+    """What a device computes with; bfloat16 where NumPy is told of it by the package ml_dtypes."""
+    if device == "cpu":
+        return DTYPES
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return (*DTYPES, np.dtype(np.float16))
+    return (*DTYPES, np.dtype(np.float16), np.dtype(bfloat16))
 
 
-def float_dtype(value: Any) -> np.dtype:
-    """float32 or float64, from its name, its NumPy type or its np.dtype."""
+def float_dtype(value: Any, dtypes: Sequence[np.dtype] = DTYPES) -> np.dtype:
+    """One of `dtypes`, from its name, its NumPy type or its np.dtype."""
     if isinstance(value, str | type | np.dtype):
-        for dtype in DTYPES:
+        for dtype in dtypes:
             if value in (dtype.name, dtype.type, dtype):
                 return dtype
-    raise TypeError(f'dtype: expected "float32" or "float64", got {value!r} ({type(value).__name__})')
+    *first, last = (f'"{dtype.name}"' for dtype in dtypes)
+    raise TypeError(f"dtype: expected {', '.join(first)} or {last}, got {value!r} ({type(value).__name__})")
 
 
 def sequence_lengths(name: str, value: Any, steps: int, batch: int) -> np.ndarray:
@@ -140,7 +157,7 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
         elif isinstance(value, np.ma.MaskedArray):
             wrong_types.append(f"{name}: expected an array without a mask, got {type(value).__name__}")
         else:
-            shape, given = parameters[name].shape, str(value.dtype).removeprefix("torch.")
+            shape, given = tuple(parameters[name].shape), str(value.dtype).removeprefix("torch.")
             if given != dtype.name:
                 wrong_types.append(f"{name}: expected {dtype}, got {given}")
             if tuple(value.shape) != shape:
@@ -149,9 +166,17 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
         raise ValueError("; ".join(wrong_values + wrong_types))
     if wrong_types:
         raise TypeError("; ".join(wrong_types))
-    # Copies, because a value may be a view of one of the parameters.
-    values = {name: value.detach().cpu() if hasattr(value, "detach") else value for name, value in mapping.items()}
-    return {name: np.asarray(value).copy() for name, value in values.items()}
+    return {name: _host_copy(value, dtype) for name, value in mapping.items()}
+
+
+def _host_copy(value: Any, dtype: np.dtype) -> np.ndarray:
+    """A copy, because a value may be a view of one of the parameters."""
+    if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 for it, whose numbers are float32's
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    elif hasattr(value, "__cuda_array_interface__"):  # a CuPy array
+        value = value.get()
+    return np.array(value, dtype)
 
 
 def state_arrays(argument: str, names: tuple[str, ...], state: State) -> tuple[Any, ...]:
@@ -192,8 +217,8 @@ class Layout:
 
     def inputs(self, x: Any, state: State) -> tuple[np.ndarray, tuple[np.ndarray, ...], bool]:
         """x and the initial states (zeros for None) as used inside, and whether x has a batch dimension."""
-        x = array("x", x, self.dtype)
-        shape = x.shape
+        x = self._array("x", x)
+        shape = tuple(x.shape)
         batched = len(shape) == 3
         if not batched and len(shape) != 2:
             expected = "(B, T, I)" if self.batch_first else "(T, B, I)"
@@ -203,7 +228,7 @@ class Layout:
         x = self._time_major(x, batched)
         batch = x.shape[1]
         if state is None:
-            return x, tuple([np.zeros((self.rows, batch, n), self.dtype) for n in self.widths]), batched
+            return x, tuple([self._zeros((self.rows, batch, n)) for n in self.widths]), batched
         states = state_arrays("state", self.state_names, state)
         checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
         return x, tuple(checked), batched
@@ -224,7 +249,7 @@ class Layout:
         """The gradients of y and of the final states as used inside; None stays None."""
         if dy is not None:
             lengths = (steps,) if not batched else (batch, steps) if self.batch_first else (steps, batch)
-            dy = self._time_major(shaped_array("dy", dy, self.dtype, (*lengths, self.output_size)), batched)
+            dy = self._time_major(self._shaped_array("dy", dy, (*lengths, self.output_size)), batched)
         names = self.gradient_names
         if dstate is None:
             return dy, (None,) * len(names)
@@ -235,7 +260,7 @@ class Layout:
         """A view of a sequence in the caller's layout."""
         if not batched:
             return sequence[:, 0]
-        return sequence.transpose(1, 0, 2) if self.batch_first else sequence
+        return sequence.swapaxes(0, 1) if self.batch_first else sequence
 
     def given_state(self, states: tuple[np.ndarray, ...], batched: bool) -> State:
         """Views of the states in the caller's layout."""
@@ -243,14 +268,28 @@ class Layout:
             states = tuple([s[:, 0] for s in states])
         return states if len(states) == 2 else states[0]
 
+    def _shaped_array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        return _shaped(name, self._array(name, value), shape)
+
     def _time_major(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
         if not batched:
             sequence = sequence[:, None]
         elif self.batch_first:
-            sequence = sequence.transpose(1, 0, 2)
-        return contiguous(sequence)
+            sequence = sequence.swapaxes(0, 1)
+        return self._contiguous(sequence)
 
     def _state(self, name: str, value: Any, width: int, batch: int, batched: bool) -> np.ndarray:
         shape = (self.rows, batch, width) if batched else (self.rows, width)
-        value = shaped_array(name, value, self.dtype, shape)
-        return contiguous(value if batched else value[:, None])
+        value = self._shaped_array(name, value, shape)
+        return self._contiguous(value if batched else value[:, None])
+
+    # What depends on the kind of array (see `fastrnn/cuda/layout.py`)
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        return array(name, value, self.dtype)
+
+    def _contiguous(self, value: np.ndarray) -> np.ndarray:
+        return contiguous(value)
+
+    def _zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, self.dtype)

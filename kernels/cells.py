@@ -15,8 +15,9 @@ outputs: σ' = s (1 - s) and tanh' = 1 - t².
 Backward formulas also return gradients that only a pass that keeps those of each step writes down: `dc_t`, all that
 arrives at the cell state, and `carried`, what arrives at h from the steps after it (`dh_next + back`, without dy).
 
-Sums begin with what is small beside them, biases or 0: each addition rounds at the size of the sum so far, so the
-direct gradient dy + dh_next, often the largest term, is added last.
+Sums begin with what is small beside them, biases or 0: each addition rounds at the size of the sum so far, so `dh_next`
+and the direct gradient dy, often the largest terms, are added last, and dy behind `carried`: that is what a call hands
+to the call on the steps before, so a sequence cut into several has the same gradients.
 
 Sources: LSTM: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; its projection: Sak et al.
 2014; GRU: Cho et al. 2014, and the variant of cuDNN and PyTorch that resets after the product; RNN: Elman 1990.
@@ -43,7 +44,8 @@ def lstm(i, f, g, o, c_prev):
 
 
 def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
-    dh = dy + dh_next + back
+    carried = dh_next + back
+    dh = dy + carried
     # h = o * tanh(c)
     t = tanh(c)
     do = dh * t
@@ -57,7 +59,7 @@ def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
     df = df * f * (1.0 - f)
     dg = dg * (1.0 - g * g)
     do = do * o * (1.0 - o)
-    return dc * f, di, df, dg, do, dc, dh_next + back
+    return dc * f, di, df, dg, do, dc, carried
 
 
 # --- GRU, reset after the product (PyTorch, cuDNN) ---------------------------------------------------------------
@@ -72,7 +74,8 @@ def gru(r, z, hn, xn, h_prev):
 
 
 def gru_backward(back, dy, dh_next, n, r, z, hn, h_prev):
-    dh = dy + dh_next + back
+    carried = dh_next + back
+    dh = dy + carried
     # h = (1 - z) * n + z * h_prev
     dn = dh * (1.0 - z)
     dz = dh * (h_prev - n)
@@ -80,7 +83,7 @@ def gru_backward(back, dy, dh_next, n, r, z, hn, h_prev):
     dn = dn * (1.0 - n * n)
     dr = dn * hn
     # r, z = sigmoid(...)
-    return dh * z, dn, dr * r * (1.0 - r), dz * z * (1.0 - z), dn * r, dh_next + back
+    return dh * z, dn, dr * r * (1.0 - r), dz * z * (1.0 - z), dn * r, carried
 
 
 # --- GRU, reset before the product (Cho et al. 2014) -------------------------------------------------------------
@@ -98,11 +101,12 @@ def gru_candidate(n, z, h_prev):
 
 
 def gru_candidate_backward(back, dy, dh_next, z, n, h_prev):
-    dh = dy + dh_next + back
+    carried = dh_next + back
+    dh = dy + carried
     # h = (1 - z) * n + z * h_prev
     dz = dh * (h_prev - n)
     # n = tanh(...), z = sigmoid(...)
-    return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n), dh_next + back
+    return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n), carried
 
 
 def gru_gates_backward(dq, r, h_prev, dh_direct):
@@ -118,8 +122,9 @@ def rnn_tanh(a):
 
 
 def rnn_tanh_backward(back, dy, dh_next, h):
-    dh = dy + dh_next + back
-    return dh * (1.0 - h * h), dh_next + back
+    carried = dh_next + back
+    dh = dy + carried
+    return dh * (1.0 - h * h), carried
 
 
 def rnn_relu(a):
@@ -127,8 +132,9 @@ def rnn_relu(a):
 
 
 def rnn_relu_backward(back, dy, dh_next, h):
-    dh = dy + dh_next + back
-    return relu_gradient(h, dh), dh_next + back
+    carried = dh_next + back
+    dh = dy + carried
+    return relu_gradient(h, dh), carried
 
 
 # --- how sums begin, and stages with nothing to do after the product ----------------------------------------------
@@ -143,7 +149,8 @@ def plus_direct(back, direct):
 
 
 def hidden_gradient(back, dy, dh_next):
-    return dy + dh_next + back, dh_next + back
+    carried = dh_next + back
+    return dy + carried, carried
 
 
 # --- the table ---------------------------------------------------------------------------------------------------

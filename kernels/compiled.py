@@ -4,7 +4,9 @@ A kernel is a C function of int64 arguments, addresses most of them, and has a n
 Kernels call each other by address, so each is compiled once, however many use it.
 
 Numba's disk cache knows an entry point by its code and the values it closes over. Ours close over a key that carries
-all that the kernel is made from, a hash of this package's sources among it: no edit can run stale code.
+all that the kernel is made from, a hash of this package's sources among it: no edit can run stale code. The key is in
+the names of the cache's files as well: Numba numbers the files of one index, and two processes that add to the same
+index at once may give two kernels the same number.
 """
 
 import hashlib
@@ -18,10 +20,10 @@ from numba.extending import overload
 
 from . import time_loops
 from .checksum import make_checksum
-from .options import OPTIONS
+from .options import CACHED, OPTIONS
 from .packing import make_packing
 from .stage import make_added_product, make_product, make_stage
-from .target import vector_unit
+from .target import target_hash, vector_unit
 from .tile import make_tile
 from .weight_gradient import make_weight_gradient
 from .workers import call, gather, load_word, store_word
@@ -106,6 +108,33 @@ def kernel(name: str) -> int:
     return found.address
 
 
+def origins() -> dict[str, bool]:
+    """For each kernel that this process has used, by name, and what starts them: whether it was loaded from disk.
+
+    The others were compiled here.
+    """
+    starters = {"run alone": run_alone, "relocate": relocate}
+    if together.cache_info().currsize:
+        starters["run together"] = together()
+    found = {name: sum(function.stats.cache_hits.values()) > 0 for name, function in starters.items()}
+    return found | {name: kernel.cache_hits > 0 for name, kernel in _kernels.items()}
+
+
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept, or None where no folder can be written to."""
+    return Path(run_alone.stats.cache_path) if CACHED["cache"] else None
+
+
+def _files_of_its_own(key):
+    """A decorator: the function's files in the cache carry this key in their names."""
+
+    def rename(function):
+        function.__qualname__ = f"{key} {target_hash()}".replace(" ", "_")
+        return function
+
+    return rename
+
+
 def _compile(arity, key):
     """An entry point that C can call; one for each arity, because Numba needs the parameters spelt out."""
     if arity == 3:
@@ -128,11 +157,12 @@ def _compile(arity, key):
         def entry(a, b, c, d, e, f, g, h, i, j, k, l):
             _run(key, (a, b, c, d, e, f, g, h, i, j, k, l))
 
-    return cfunc(types.void(*[types.int64] * arity), nogil=True, cache=True)(entry)
+    return cfunc(types.void(*[types.int64] * arity), nogil=True, **CACHED)(_files_of_its_own(key)(entry))
 
 
 def _make_run_alone(stamp):
-    @njit("void(int64, int64, int64, int64)", nogil=True, cache=True)
+    @njit("void(int64, int64, int64, int64)", nogil=True, **CACHED)
+    @_files_of_its_own(f"run_alone {source_hash()}")
     def run_alone(kernel, block, block_bytes, teams):
         if stamp == 0:  # never: the stamp is here to be closed over, like the keys above
             return
@@ -143,7 +173,8 @@ def _make_run_alone(stamp):
 
 
 def _make_run_together(stamp):
-    @njit("void(int64, int64, int64, int64, int64)", nogil=True, cache=True, parallel=True)
+    @njit("void(int64, int64, int64, int64, int64)", nogil=True, parallel=True, **CACHED)
+    @_files_of_its_own(f"run_together {source_hash()}")
     def run_together(kernel, block, block_bytes, teams, team_size):
         if stamp == 0:
             return
@@ -162,7 +193,8 @@ def _make_run_together(stamp):
 
 
 def _make_relocate(stamp):
-    @njit("void(int64, int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
+    @njit("void(int64, int64, int64, int64, int64, int64, int64)", nogil=True, **CACHED)
+    @_files_of_its_own(f"relocate {source_hash()}")
     def relocate(block, table, number, values, kernel, block_bytes, teams):
         if stamp == 0:
             return
@@ -184,7 +216,8 @@ relocate = _make_relocate(_stamp)
 
 
 @cache
-def _run_together():
+def together():
+    """The compiled function that `run_together` calls, made when first needed: with it Numba's thread pool starts."""
     return _make_run_together(_stamp)
 
 
@@ -194,4 +227,4 @@ def run_together(kernel: int, block: int, block_bytes: int, teams: int, team_siz
     The thread pool may grant fewer threads than asked. Then a team does not come together, and its block is done
     afterwards by one thread.
     """
-    _run_together()(kernel, block, block_bytes, teams, team_size)
+    together()(kernel, block, block_bytes, teams, team_size)

@@ -4,6 +4,7 @@ A CPU's name says little about what LLVM will do for it (some with 512-bit regis
 512-bit addition is compiled for the target Numba compiles for, and the registers that appear in the assembly answer.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,3 +45,9 @@ def vector_unit() -> VectorUnit:
         return VectorUnit(256, 16)
     # 128 bits everywhere else; SSE has 16 registers, NEON and the others 32
     return VectorUnit(128, 16 if "xmm" in assembly else 32)
+
+
+@cache
+def target_hash() -> str:
+    """Of what Numba compiles for: system, CPU and its features."""
+    return hashlib.sha256(repr(cpu_target.target_context.codegen().magic_tuple()).encode()).hexdigest()[:8]

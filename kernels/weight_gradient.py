@@ -2,9 +2,12 @@
 
 Gates that meet two operands, x and h, are transposed once for both.
 
-Rows are taken 512 at a time. Within such a block each element is one chain of fused multiply-adds that starts from 0;
-the blocks are then added in order. That bounds the rounding error of long sequences, and does not depend on threads or
-vector width.
+Rows are taken in the order in which the backward loop comes to their steps, 512 at a time. Within such a block each
+element is one chain of fused multiply-adds that starts from 0; the blocks are then added in order. That bounds the
+rounding error of long sequences, and does not depend on threads or vector width.
+
+Nor does it depend on how the steps are cut into calls: a block that one call begins and the next goes on with is *open*
+in between, and its chains are kept beside the results.
 """
 
 from numba import njit
@@ -22,13 +25,17 @@ GATE_ROW = 1  # bytes from row to row
 WIDTH = 2  # how many gate gradients: rows of the results
 ROWS = 3  # steps x batch
 BIAS = 4  # address of (width,), where the sums of the gate gradients are added; or 0
-PRODUCTS = 5  # 1 or 2 products, each described by the words
-PRODUCT = 6  # at PRODUCT + 8 * number:
-OPERAND, OPERAND_ROW, UNITS, OUT, EDGE, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = range(8)
+SIGN = 5  # 1: rows are taken from the first in memory to the last; -1: from the last to the first
+BEFORE = 6  # how many rows of the open block earlier calls have taken, less than 512
+MORE = 7  # 1 if a later call will go on: an unfinished block is left open; else 0
+OPEN = 8  # bytes from a place in the results, biases too, to where the open block's chain is kept; 0 if never used
+PRODUCTS = 9  # 1 or 2 products, each described by the words
+PRODUCT = 10  # at PRODUCT + 8 * number:
+OPERAND, OPERAND_ROW, UNITS, OUT, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = range(7)
 # what is multiplied, (rows, units): address of row 0, bytes from row to row, units
 # address of the gradient, (width, units), contiguous; added to
-# rows EDGE .. EDGE + EDGE_ROWS - 1 are elsewhere: the address of the first of them, and bytes from row to row
-PRODUCT_WORDS = 8
+# the EDGE_ROWS rows taken last are elsewhere: the address of the first of them in memory, and bytes from row to row
+PRODUCT_WORDS = 7
 JOB_WORDS = PRODUCT + 2 * PRODUCT_WORDS
 
 BLOCK_ROWS = 512
@@ -68,28 +75,27 @@ def make_weight_gradient(dtype: str):
                 put_at += vector_bytes
 
     @njit(**OPTIONS)
-    def pack_operand(product, start, rows, target):
-        """Rows start .. start + rows - 1 of a product's operand to (groups, rows, lanes)."""
+    def in_order(address, row, rows, sign):
+        """Where the first of these rows to be taken lies, and bytes from each to the next."""
+        if sign < 0:
+            return address + (rows - 1) * row, -row
+        return address, row
+
+    @njit(**OPTIONS)
+    def pack_operand(product, start, rows, all_rows, sign, target):
+        """Rows start .. start + rows - 1, as they are taken, of a product's operand to (groups, rows, lanes)."""
         units = load_word(product + 8 * UNITS)
-        stride = load_word(product + 8 * OPERAND_ROW)
-        operand = load_word(product + 8 * OPERAND)
-        edge = load_word(product + 8 * EDGE)
-        edge_row = load_word(product + 8 * EDGE_ROW)
-        # up to three runs of rows: before the edge, in it, behind it
-        first = min(max(edge - start, 0), rows)
-        last = min(max(edge + load_word(product + 8 * EDGE_ROWS) - start, 0), rows)
+        edge_rows = load_word(product + 8 * EDGE_ROWS)
+        edge = all_rows - edge_rows
+        operand, row = in_order(load_word(product + 8 * OPERAND), load_word(product + 8 * OPERAND_ROW), all_rows, sign)
         group_bytes = rows * vector_bytes
-        pack_rows(operand + start * stride, stride, units, first, target, group_bytes)
-        pack_rows(
-            load_word(product + 8 * EDGE_OPERAND) + (start + first - edge) * edge_row,
-            edge_row,
-            units,
-            last - first,
-            target + first * vector_bytes,
-            group_bytes,
+        inner = min(max(edge - start, 0), rows)
+        pack_rows(operand + start * row, row, units, inner, target, group_bytes)
+        operand, row = in_order(
+            load_word(product + 8 * EDGE_OPERAND), load_word(product + 8 * EDGE_ROW), edge_rows, sign
         )
         pack_rows(
-            operand + (start + last) * stride, stride, units, rows - last, target + last * vector_bytes, group_bytes
+            operand + (start + inner - edge) * row, row, units, rows - inner, target + inner * vector_bytes, group_bytes
         )
 
     @njit(**OPTIONS)
@@ -107,21 +113,30 @@ def make_weight_gradient(dtype: str):
                 )
 
     @njit(**OPTIONS)
-    def add_bias(source, source_row, width, rows, bias):
-        """bias += the column sums of (rows, width)."""
+    def add_bias(source, source_row, width, rows, bias, kept, goes_on, closes):
+        """bias += the column sums of (rows, width). The last three as in `add_block`."""
         for first in range(0, width, lanes):
             place = source + first * size
-            total = broadcast(0)
+            target = bias + first * size
+            total = load(target + kept, width - first) if goes_on else broadcast(0)
             for _ in range(rows):
                 total = total + load(place, width - first)
                 place += source_row
-            target = bias + first * size
-            store(target, width - first, load(target, width - first) + total)
+            if closes:
+                store(target, width - first, load(target, width - first) + total)
+            else:
+                store(target + kept, width - first, total)
 
     @njit(**OPTIONS)
-    def add_block(tile, gate, width, operand, rows, units, out, sums):
-        """out (width, units) += gate (width, 512) @ operand (groups, rows, lanes)."""
+    def add_block(tile, gate, width, operand, rows, units, out, sums, kept, goes_on, closes):
+        """out (width, units) += gate (width, 512) @ operand (groups, rows, lanes).
+
+        kept     bytes from `out` to the chains of an open block
+        goes_on  the sums begin with these chains
+        closes   the sums are added to `out`; else they are kept
+        """
         zero = broadcast(0)
+        result = out if closes else out + kept
         all_groups = (units + lanes - 1) // lanes
         tiles = (width + most_rows - 1) // most_rows
         low = width // tiles
@@ -138,8 +153,9 @@ def make_weight_gradient(dtype: str):
                 place = sums
                 for r in range(row, row + height):
                     for g in range(group, group + groups):
-                        put(place, (zero,))
-                        fetch(out + (r * units + g * lanes) * size)
+                        offset = (r * units + g * lanes) * size
+                        put(place, (load(out + kept + offset, units - g * lanes) if goes_on else zero,))
+                        fetch(result + offset)
                         place += vector_bytes
                 soon = (group + groups) % all_groups + min(number, groups - 1)
                 call(
@@ -160,8 +176,9 @@ def make_weight_gradient(dtype: str):
                 for r in range(row, row + height):
                     for g in range(group, group + groups):
                         count = units - g * lanes
-                        target = out + (r * units + g * lanes) * size
-                        store(target, count, load(target, count) + get(place)[0])
+                        target = result + (r * units + g * lanes) * size
+                        total = get(place)[0]
+                        store(target, count, load(target, count) + total if closes else total)
                         place += vector_bytes
                 row += height
             group += groups
@@ -172,29 +189,38 @@ def make_weight_gradient(dtype: str):
         if first == last:
             return
         products = load_word(job + 8 * PRODUCTS)
-        gate_row = load_word(job + 8 * GATE_ROW)
         all_rows = load_word(job + 8 * ROWS)
+        sign = load_word(job + 8 * SIGN)
+        gate, gate_row = in_order(load_word(job + 8 * GATE), load_word(job + 8 * GATE_ROW), all_rows, sign)
         bias = load_word(job + 8 * BIAS)
-        for start in range(0, all_rows, BLOCK_ROWS):
-            rows = min(BLOCK_ROWS, all_rows - start)
-            gate = load_word(job + 8 * GATE) + start * gate_row
+        kept = load_word(job + 8 * OPEN)
+        before = load_word(job + 8 * BEFORE)
+        start = 0
+        while start < all_rows:
+            rows = min(BLOCK_ROWS - before, all_rows - start)
+            goes_on = before > 0
+            closes = before + rows == BLOCK_ROWS or load_word(job + 8 * MORE) == 0
             turned = scratch
             for number in range(products):
                 product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
-                pack_operand(product, start, rows, turned)
+                pack_operand(product, start, rows, all_rows, sign, turned)
                 turned += ((load_word(product + 8 * UNITS) + lanes - 1) // lanes) * rows * vector_bytes
             sums = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
             for part in range(first, last, _WIDTH_AT_ONCE):
                 width = min(_WIDTH_AT_ONCE, last - part)
                 turn_gate(gate + part * size, gate_row, width, rows, turned)
                 if bias != 0:
-                    add_bias(gate + part * size, gate_row, width, rows, bias + part * size)
+                    place = bias + part * size
+                    add_bias(gate + part * size, gate_row, width, rows, place, kept, goes_on, closes)
                 operand = scratch
                 for number in range(products):
                     product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
                     units = load_word(product + 8 * UNITS)
                     out = load_word(product + 8 * OUT) + part * units * size
-                    add_block(tile, turned, width, operand, rows, units, out, sums)
+                    add_block(tile, turned, width, operand, rows, units, out, sums, kept, goes_on, closes)
                     operand += ((units + lanes - 1) // lanes) * rows * vector_bytes
+            gate += rows * gate_row
+            start += rows
+            before = 0
 
     return add

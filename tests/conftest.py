@@ -66,15 +66,47 @@ def outputs(layer, problem, lengths=None):
     return {"y": y} | dict(zip(("h_n", "c_n"), as_tuple(state), strict=False))
 
 
-def everything(layer, problem, lengths=None):
+def everything(layer, problem, lengths=None, *, recompute=False):
     """{name: array} of calling the layer, of its vjp, and of all gradients."""
     results = outputs(layer, problem, lengths)
-    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths)
+    (y, state), backward = layer.vjp(problem.x, as_state(problem.state), lengths, recompute=recompute)
     # copies: the caller may compare them with later runs, whatever happens to the memory
     results |= {"vjp y": y.copy()} | dict(zip(("vjp h_n", "vjp c_n"), as_tuple(state), strict=False))
     gradients = backward(problem.dy, as_state(problem.dstate))
     results |= {"dx": gradients.x} | dict(zip(("dh_0", "dc_0"), as_tuple(gradients.state), strict=False))
     return results | {f"d{name}": gradient for name, gradient in gradients.parameters.items()}
+
+
+def judged_by_reference(layer, problem):
+    """What the reference computes in float64, from the layer's own numbers."""
+    options = {name: getattr(layer, name) for name in layer._options}
+    twin = type(layer)(
+        layer.input_size, layer.hidden_size, layer.num_layers, dtype="float64", backend="reference", seed=0, **options
+    )
+    twin.load_state_dict({name: array.astype(np.float64) for name, array in layer.state_dict().items()})
+    wide = [
+        tuple(np.asarray(a, np.float64) for a in part) if isinstance(part, tuple) else part.astype(np.float64)
+        for part in problem
+    ]
+    return everything(twin, type(problem)(*wide))
+
+
+def too_far(found, truth, bound):
+    """{name: relative norm of the difference} of those beyond the bound; a NaN is beyond it."""
+    assert found.keys() == truth.keys()
+    errors = {
+        name: np.linalg.norm(found[name].astype(np.float64) - right) / max(np.linalg.norm(right), 1e-30)
+        for name, right in truth.items()
+    }
+    return {name: error for name, error in errors.items() if not error <= bound}
+
+
+def most_blocks(run, hidden, output, batch, device, patches):
+    """In the place of `best_plan`: as many blocks as there may be, though fewer would be estimated to be faster."""
+    from fastrnn.kernels.cuda.plan import divide, stage_sizes
+
+    sizes = stage_sizes(run, hidden, output)
+    return divide(sizes, device.multiprocessors, patches[0]._replace(columns=patches[0].columns // len(sizes)))
 
 
 def bits(array):

@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
 from bench import __main__ as command
-from bench import comparison, competitors, machine, parity, plot, report, results, timing
+from bench import comparison, competitors, grid_targets, machine, parity, plot, report, results, timing
 from bench.cases import CELLS, MODES, SIZES, Case, default_threads, problem, table
 from bench.competitors import Runner, Unsupported
 from bench.limit_kernels import vector_set
@@ -106,7 +107,7 @@ def test_the_order_rotates_and_everyone_is_in_every_round():
 
 def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP", 0.0)
-    monkeypatch.setattr(timing, "_sample", lambda call, repetitions: call() or 0.01)
+    monkeypatch.setattr(timing, "sample", lambda runner, repetitions: runner.call() or 0.01)
     log = []
 
     def runner(name):
@@ -124,12 +125,12 @@ def test_short_calls_are_repeated_and_long_ones_make_no_untimed_call(monkeypatch
     repeated = {"short": [], "long": []}
     duration = {"short": 1e-5, "long": 1.0}
 
-    def sample(call, repetitions):
-        name = call()
+    def sample(runner, repetitions):
+        name = runner.call()
         repeated[name].append(repetitions)
         return duration[name]
 
-    monkeypatch.setattr(timing, "_sample", sample)
+    monkeypatch.setattr(timing, "sample", sample)
     calls = []
     runners = {name: Runner(lambda name=name: calls.append(name) or name, outputs=dict) for name in repeated}
     timings = timing.measure(runners, 0.0, settle=lambda: None)
@@ -199,9 +200,26 @@ def test_every_competitor_computes_the_same(name, cell, mode):
     assert parity.check(runner, oracle, "float32") is None  # gradients do not pile up from call to call
 
 
-def test_a_missing_package_is_an_absent_competitor(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert "torch" in competitors.absent_competitors()
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_missing_package_is_an_absent_competitor(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert name in competitors.absent_competitors()
+
+
+def test_the_process_of_a_competitor_hands_errors_back_and_serves_on():
+    if "jax" in (absent := competitors.absent_competitors()):
+        pytest.skip(absent["jax"])
+    case = replace(SMALL, cell="rnn", mode="forward")
+    with pytest.raises(RuntimeError, match="KeyError: 'unknown'"):
+        competitors.COMPETITORS["jax"](replace(problem(case), cell="unknown"), "forward", 1)
+    runner = competitors.COMPETITORS["jax"](problem(case), "forward", 1)
+    assert parity.check(runner, parity.expected(case), "float32") is None
+    assert runner.sample(3) > 0
+
+
+def test_a_competitor_that_times_itself_is_not_timed_from_outside():
+    runner = Runner(lambda: time.sleep(0.01), outputs=dict, sample=lambda repetitions: 2.0)
+    assert timing.measure({"a": runner}, 0.0, settle=lambda: None)["a"].median == 2.0
 
 
 @pytest.mark.parametrize("name", ["y", "c_n", "h_0", "weight_hh_l0", "bias_ih_l0"])
@@ -233,7 +251,8 @@ def test_a_wrong_competitor_gets_no_time_and_the_run_ends_in_error(monkeypatch, 
     monkeypatch.setattr(command, "table", lambda *_: [SMALL])
     monkeypatch.setattr(command.machine, "measure_limits", lambda *_, **__: LIMITS)
     monkeypatch.setattr(results, "FOLDER", tmp_path)
-    assert command.main(["--no-docs", "--name", "trial", "--seconds-per-case", "0"]) == command.EXIT_WRONG_RESULTS
+    arguments = ["--sections", "grid", "--no-docs", "--name", "trial", "--seconds-per-case", "0"]
+    assert command.main(arguments) == command.EXIT_WRONG_RESULTS
     (measurement,) = results.load(tmp_path / "trial.json").measurements
     assert measurement.timings.keys() == {"fastrnn"}
     assert measurement.refused.keys() == {"torch", "onnxruntime"}
@@ -323,6 +342,36 @@ def test_ratios_are_to_the_best_peer_and_above_one_where_fastrnn_is_faster():
     assert comparison.geometric_mean([None]) is None
 
 
+def test_targets_of_the_grid_speak_of_the_points_they_are_meant_for():
+    def on(threads, milliseconds, mode="forward", **sizes):
+        case = replace(FORWARD.case, threads=threads, mode=mode, **sizes)
+        return Measurement(case, {"fastrnn": timed(milliseconds), "torch": timed(12.0)})
+
+    peak = FORWARD.case.flops / LIMITS.multiply_add["float32"][1]
+    run = synthetic(on(1, 1e3 * peak / 0.9), on(2, 1e3 * peak / 0.9 / 1.9), on(2, 2.0, T=1, B=1), on(1, 1.0, T=1, B=1))
+    values = {target.text: target.points for target in grid_targets.targets(run)}
+
+    def of(start):
+        (found,) = [points for text, points in values.items() if text.startswith(start)]
+        return [value for _, value in found]
+
+    assert of("forward at 88%") == pytest.approx([0.9, 0.9 * 1.9 / 2])
+    assert of("training at 80%") == []
+    assert of("two threads at least 1.8") == pytest.approx([1.9])
+    assert of("two threads not slower") == pytest.approx([1.9, 0.5])
+    ratios = [comparison.times_faster(m) for m in run.measurements]
+    assert of("forward, geometric mean") == pytest.approx([comparison.geometric_mean(ratios)])
+    assert of("one frame in a call") == []  # ONNX Runtime was not there
+
+
+def test_a_peer_that_was_never_timed_has_no_column():
+    run = synthetic(TRAINING)
+    assert run.peers == ["torch"]
+    assert "JAX |" not in report.performance_page(run)
+    run.absent["jax"] = "No module named 'jax'"
+    assert "- JAX was not there: No module named 'jax'." in report.performance_page(run)
+
+
 def test_results_survive_the_file(tmp_path):
     written = synthetic(FORWARD, Measurement(TRAINING.case, {}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
     assert results.load(written.save(tmp_path)) == written
@@ -359,7 +408,7 @@ def test_a_refused_competitor_is_named_on_the_page():
     run = synthetic(Measurement(FORWARD.case, {"fastrnn": timed(1.0)}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
     page = report.performance_page(run)
     assert "**PyTorch gave wrong results" in page
-    assert rows(page, "100", "32", "256", "256", "1", "1.00", "-", "-", "-")
+    assert rows(page, "100", "32", "256", "256", "1", "1.00", "-", "-")
 
 
 def test_the_readme_keeps_its_text_around_the_block(tmp_path):
@@ -375,7 +424,7 @@ def test_the_readme_keeps_its_text_around_the_block(tmp_path):
 
 
 def test_every_peer_has_a_mark_and_a_name():
-    assert plot.SHAPES.keys() == plot.COLOURS.keys() == set(report.PEERS)
+    assert plot.SHAPES.keys() == plot.COLOURS.keys() == competitors.COMPETITORS.keys() - {competitors.OURS}
     assert competitors.LABELS.keys() == competitors.COMPETITORS.keys()
 
 

@@ -1,13 +1,19 @@
-"""Compiled kernels are found again by the next process, and never after their sources have changed."""
+"""Compiled kernels are found again by the next process, and never after their sources have changed; they can be
+compiled ahead."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fastrnn import warmup_command
+from fastrnn.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,10 +27,44 @@ layer = fastrnn.RNN(1, 1, seed=0)
 for parameter in layer.parameters.values():
     parameter[...] = 0.25
 y, _ = layer(np.ones((1, 1, 1), np.float32))
-kernels = compiled._kernels.values()
-hits = [kernel.cache_hits for kernel in kernels]
-hits.append(sum(compiled.run_alone.stats.cache_hits.values()))
-print(json.dumps({"file": fastrnn.__file__, "y": float(y[0, 0, 0]), "hits": hits}))
+compiled.together()
+print(json.dumps({"file": fastrnn.__file__, "y": float(y[0, 0, 0]), "loaded": compiled.origins()}))
+"""
+
+EVERYTHING = """
+import json
+import numpy as np
+import fastrnn
+from fastrnn.kernels import compiled
+
+fastrnn.set_num_threads(2)
+for size, options in ((3, {}), (3, {"num_layers": 2, "bidirectional": True}), (200, {})):
+    layer = fastrnn.RNN(size, size, seed=0, **options)
+    x = np.ones((9, 8, size), np.float32)
+    for lengths in (None, [9, 2, 0, 4, 4, 8, 1, 9]):
+        layer(x, lengths=lengths)
+        (y, state), backward = layer.vjp(x, lengths=lengths)
+        backward(y, state)
+        backward = layer.vjp(x, lengths=lengths)[1]
+        backward(None, state)
+    fastrnn.diagnostics.gradient_flow(layer, x)
+fastrnn.RNN(3, 3).stream().step(x[0, 0, :3].copy())
+print(json.dumps(compiled.origins()))
+"""
+
+NOWHERE = """
+import json
+import warnings
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from fastrnn.kernels import compiled
+from fastrnn.memory import address
+import numpy as np
+
+found = address(np.zeros(3))
+texts = [str(each.message) for each in caught if each.category is RuntimeWarning]
+print(json.dumps({"folder": str(compiled.cache_folder()), "loaded": compiled.origins(), "warnings": texts}))
 """
 
 HASHES = """
@@ -52,10 +92,28 @@ def package(tmp_path_factory):
     return folder
 
 
-def start(package, program):
+def environment(package, **variables):
     places = {"PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(package / "cache"), "FASTRNN_NUM_THREADS": "1"}
+    return os.environ | places | variables
+
+
+def start(package, program, **variables):
     return subprocess.Popen(
-        [sys.executable, "-c", program], cwd=package, env=os.environ | places, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=package,
+        env=environment(package, **variables),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def warm_up(package, *options, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "fastrnn", "warmup", *options],
+        cwd=package,
+        env=environment(package, **variables),
+        capture_output=True,
+        text=True,
     )
 
 
@@ -83,17 +141,19 @@ def test_edited_kernels_are_compiled_again_and_others_are_not(package):
         assert first["y"] == pytest.approx(tanh, abs=1e-6)
     again = run(package)
     assert again["y"] == first["y"]
-    assert min(again["hits"]) == 1
+    assert all(again["loaded"].values())
+    # files of its own for each: processes that add to one index at once may overwrite each other's
+    assert len(list((package / "cache").glob("kernels_*/*.nbi"))) == len(again["loaded"])
 
     cells.write_text(edited, encoding="utf-8")
     changed = run(package)
     assert changed["y"] == pytest.approx(sigmoid, abs=1e-6)
-    assert max(changed["hits"]) == 0
+    assert not any(changed["loaded"].values())
 
     cells.write_text(original, encoding="utf-8")
     restored = run(package)
     assert restored["y"] == first["y"]
-    assert min(restored["hits"]) == 1
+    assert all(restored["loaded"].values())
 
 
 def test_an_edit_of_any_kernel_source_counts(package):
@@ -101,3 +161,77 @@ def test_an_edit_of_any_kernel_source_counts(package):
     sources = [path.name for path in (ROOT / "kernels").glob("*.py")]
     assert set(hashes) == {"unchanged", *sources}
     assert len(set(hashes.values())) == len(hashes)
+
+
+# Ahead
+
+
+RNN = ("--cells", "rnn_tanh", "--dtypes", "float32")
+
+
+def counts(done):
+    """(kernels compiled, kernels found) by the last line."""
+    assert done.returncode == 0, done.stderr
+    last = re.match(r"(\d+) kernels compiled, (\d+) were in the cache", done.stdout.splitlines()[-1])
+    return int(last[1]), int(last[2])
+
+
+def test_after_a_warm_up_nothing_is_compiled(package):
+    forward = warm_up(package, *RNN, "--forward-only", "--verbose")
+    for name in ("stage forward rnn_tanh 0 float32", "loop forward", "run together"):
+        assert re.search(rf"^    (compiled    |in the cache)  {name}$", forward.stdout, re.M), name
+    assert "backward" not in forward.stdout
+    assert str(package / "cache") in forward.stdout
+    compiled, found = counts(warm_up(package, *RNN))
+    assert compiled > 0
+    assert found == sum(counts(forward))
+    assert counts(warm_up(package, *RNN)) == (0, compiled + found)
+    loaded = result(start(package, EVERYTHING, NUMBA_NUM_THREADS="2"))
+    assert [name for name in loaded if not loaded[name]] == []
+    assert len(loaded) == compiled + found
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    wanted = str(tmp_path / "file" / "cache")
+    done = warm_up(package, NUMBA_CACHE_DIR=wanted)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"python -m fastrnn warmup: error: NUMBA_CACHE_DIR: expected a folder that can be written to, got {wanted!r}\n"
+    )
+
+
+def test_a_full_disk_is_an_error_of_the_warm_up(monkeypatch, capsys):
+    def fill():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cache/kernel.nbc")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(warmup_command, "_passes", lambda arguments: [("threads", fill)])
+    assert main(["warmup"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("python -m fastrnn warmup: error: ")
+    assert error.endswith("'cache/kernel.nbc'\n")
+
+
+@pytest.fixture
+def nowhere(package, tmp_path):
+    """Another copy, and variables with which no folder is left for the cache."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package / "fastrnn", tmp_path / "fastrnn", ignore=ignore)
+    for folder in ("fastrnn", "fastrnn/kernels"):
+        (tmp_path / folder / "__pycache__").write_text("not a folder")
+    lost = str(tmp_path / "fastrnn" / "__pycache__")
+    return tmp_path, {"NUMBA_CACHE_DIR": "", "HOME": lost, "XDG_CACHE_HOME": lost, "LOCALAPPDATA": lost}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the user's cache folder is not named by variables")
+def test_without_any_folder_kernels_are_compiled_anew_and_a_warning_says_so(nowhere):
+    package, variables = nowhere
+    found = result(start(package, NOWHERE, **variables))
+    assert found["folder"] == "None"
+    assert found["loaded"] == {"run alone": False, "relocate": False}
+    (text,) = found["warnings"]
+    assert "NUMBA_CACHE_DIR" in text
+    done = warm_up(package, **variables)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("python -m fastrnn warmup: error: neither ")

@@ -264,7 +264,7 @@ def test_nan_or_infinity_on_one_side_only_fails(given, there, returned, monkeypa
 
 
 def test_the_table_of_bounds_is_the_designs():
-    assert set(checking.BOUNDS) == set(DTYPES)
+    assert set(checking.BOUNDS) == set(DTYPES) | {"float16", "bfloat16"}  # the last two on GPUs
     assert checking.BOUNDS["float64"].least == 1e-12
     assert checking.BOUNDS["float64"].of_chain == 0.0
     assert checking.BOUNDS["float32"].of_reference == 4.0
@@ -415,6 +415,7 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
         assert {getattr(case, option) for case in chosen} == {True, False}
     assert {case.layers for case in chosen} == {1, 2, 3}
     assert {case.padded for case in chosen} == {True, False}
+    assert {case.recompute for case in chosen} == {True, False}
     assert len({str(case) for case in chosen}) == len(chosen)
     assert {bool(case.P) for case in chosen} == {cell == "lstm_projected"}
 
@@ -453,7 +454,7 @@ def all_configurations():
 @pytest.mark.usefixtures("all_configurations")
 def test_more_threads_than_there_can_be_do_not_make_the_batches_larger(capsys):
     assert main(["check", "--cell", "rnn_relu", "--dtype", "float32", "--threads", "1000000000000"]) == 0
-    assert "\nAll 8 configurations are within their bounds" in capsys.readouterr().out
+    assert "\nAll 9 configurations are within their bounds" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("all_configurations")
@@ -466,7 +467,7 @@ def test_the_command_checks_everything_asked_for(capsys):
     assert re.match(r"fastrnn \S+, Python \S+, NumPy \S+, Numba \S+, \S+ \S+\nCPU .+-bit vectors, \d+ vector", output)
     assert "\nThreads: 2\n" in output
     assert "The first run on a machine compiles the kernels, which takes a minute or two.\n" in output
-    assert "\nChecking 100%  32 configurations\n" in output
+    assert "\nChecking 100%  36 configurations\n" in output
     assert re.findall(r"^(\w+ float\d\d)$", output, re.M) == [
         "rnn_relu float32",
         "rnn_relu float64",
@@ -474,8 +475,8 @@ def test_the_command_checks_everything_asked_for(capsys):
         "gru float64",
     ]
     row = r"^T\S+ +(y|h_n|vjp y|vjp h_n|d\S+) +\d\.\de[+-]\d\d  \d\.\de-\d\d  ok$"
-    assert len(re.findall(row, output, re.M)) == 32
-    assert re.search(r"\nAll 32 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
+    assert len(re.findall(row, output, re.M)) == 36
+    assert re.search(r"\nAll 36 configurations are within their bounds \(\d+\.\d s\)\.\n$", output)
     assert max(map(len, output.splitlines())) <= 100
 
 
@@ -553,10 +554,11 @@ def test_a_kernel_that_raises_is_a_failure_and_the_others_are_still_checked(monk
     [
         (["--cell", "qrnn"], "argument --cell: invalid choice: 'qrnn'"),
         (["--cell"], "argument --cell: expected at least one argument"),
-        (["--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
+        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--dtype", "float16"], "argument --dtype: expected float32 or float64 on the CPU, got 'float16'"),
         (["--threads", "0"], "argument --threads: expected an integer of at least 1, got '0'"),
         (["--threads", "two"], "argument --threads: expected an integer of at least 1, got 'two'"),
-        (["--device", "cuda"], "unrecognized arguments: --device cuda"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, reason, capsys):
@@ -592,7 +594,7 @@ def test_the_command_in_a_process_of_its_own_writes_no_control_characters():
     finished = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert set(finished.stdout) <= {chr(code) for code in range(32, 127)} | {"\n"}
-    assert "All 8 configurations are within their bounds" in finished.stdout
+    assert "All 9 configurations are within their bounds" in finished.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")

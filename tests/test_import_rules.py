@@ -14,7 +14,7 @@ import fastrnn
 ROOT = Path(__file__).resolve().parent.parent
 # where the sources lie, and what they are installed as
 PACKAGES = {"fastrnn": "fastrnn", "kernels": "fastrnn.kernels"}
-OPTIONAL = {"torch", "onnx", "onnxruntime", "google", "keras", "safetensors", "matplotlib", "rich", "cupy"}
+OPTIONAL = {"torch", "onnx", "onnxruntime", "google", "keras", "safetensors", "matplotlib", "rich", "cupy", "ml_dtypes"}
 # a package for a framework: whoever imports it has the framework
 ADAPTERS = {"fastrnn.torch"}
 
@@ -103,6 +103,17 @@ def test_kernels_import_each_other_relatively():
                 for name in ([ast.alias(node.module)] if isinstance(node, ast.ImportFrom) else node.names)
             ]
             assert [name for name in absolute if within(name, "fastrnn") or within(name, "kernels")] == [], module
+
+
+def test_the_hash_of_the_sources_covers_all_that_cpu_kernels_are_made_from():
+    """`compiled.source_hash` reads the folder it lies in, without those below."""
+    reached, more = set(), {"fastrnn.kernels.compiled"}
+    while more:
+        module = more.pop()
+        reached.add(module)
+        more |= {name for name in imported_by(module) if name in SOURCES and name not in reached}
+    assert len(reached) > 10
+    assert {SOURCES[module].parent for module in reached} == {ROOT / "kernels"}
 
 
 def test_kernels_need_numba_and_numpy_only():

@@ -112,6 +112,12 @@ def test_damaged_headers_are_refused(header, tmp_path):
 HEADERS = {
     "format": ({"format": 2}, r"^path: expected file format 1, got 2$"),
     "class": ({"class": "Linear"}, r"^path: expected a file with class LSTM, GRU or RNN, got one with Linear$"),
+    "options": ({"options": []}, r"^path: expected the options of LSTM in the file's header, got \[\]$"),
+    "no sizes": ({"options": {"input_size": 4}}, "^path: expected the options of LSTM in the file's header, got "),
+    "foreign": (
+        {"options": {"input_size": 4, "hidden_size": 7, "evil": 1}},
+        "^path: expected the options of LSTM in the file's header, got .*evil",
+    ),
     "option": ({"options": {"input_size": 4, "hidden_size": 0}}, r"^hidden_size: expected an integer of at least 1"),
 }
 

@@ -205,6 +205,7 @@ def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, t
     """Forwards by units, and backwards by rows."""
     lengths = np.random.default_rng(5).integers(0, 22, 27)
     monkeypatch.setattr(cpu, "_KEPT_BY_A_CORE", 0)
+    monkeypatch.setattr(cpu, "_FEW_ROWS_OF_LARGE", 0)
     layer = make_layer(kind, 40, 16 * 4 * number)
     problem = random_problem(layer, 22, len(lengths))
     threads(1)

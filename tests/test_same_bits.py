@@ -28,7 +28,7 @@ from conftest import (
 from fastrnn.kernels.target import vector_unit
 
 import fastrnn
-from fastrnn import threads as fastrnn_threads
+from fastrnn.plans import Plan
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -54,14 +54,14 @@ def teams(monkeypatch):
     from fastrnn.kernels import compiled
 
     loops = {compiled.kernel("loop forward"), compiled.kernel("loop backward")}
-    started, run = [], fastrnn_threads.run
+    started, run = [], Plan.run
 
-    def spy(kernel, block, threads, block_bytes=0, teams=1):
-        if kernel in loops:
-            started.append((threads, teams))
-        run(kernel, block, threads, block_bytes, teams)
+    def spy(plan, *values):
+        if plan.kernel in loops:
+            started.append((plan.workers, plan.template.number))
+        run(plan, *values)
 
-    monkeypatch.setattr(fastrnn_threads, "run", spy)
+    monkeypatch.setattr(Plan, "run", spy)
     return started
 
 
@@ -142,6 +142,22 @@ def test_a_sequence_in_two_calls_is_the_sequence_in_one(kind, dtype, cut):
     second, state = layer(problem.x[cut:], state)
     assert_same_bits({"y": np.concatenate([first, second])}, {"y": whole.pop("y")})
     assert_same_bits(dict(zip(("h_n", "c_n"), as_tuple(state), strict=False)), whole)
+
+
+@every_dtype
+@every_kind
+@pytest.mark.parametrize("cut", [1, 4, 10])
+def test_gradients_in_time_do_not_depend_on_a_cut(kind, dtype, cut):
+    layer = make_layer(kind, 11, 37, num_layers=2, dtype=dtype)
+    problem = random_problem(layer, 11, 3)
+    whole = everything(layer, problem)
+    (_, state), backward = layer.vjp(problem.x[:cut], as_state(problem.state))
+    _, backward_of_the_rest = layer.vjp(problem.x[cut:], state)
+    second = backward_of_the_rest(problem.dy[cut:], as_state(problem.dstate))
+    first = backward(problem.dy[:cut], second.state)
+    results = {"dx": np.concatenate([first.x, second.x])}
+    results |= dict(zip(("dh_0", "dc_0"), as_tuple(first.state), strict=False))
+    assert_same_bits(results, {name: whole[name] for name in results})
 
 
 @every_dtype

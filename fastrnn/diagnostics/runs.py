@@ -159,6 +159,8 @@ class Run:
 def as_layer(layer: Any) -> _Recurrent:
     """The layer itself if it runs on the CPU kernels, else a copy that does; also of a torch.nn.LSTM, GRU or RNN."""
     if isinstance(layer, _Recurrent):
+        if layer.device != "cpu":
+            raise ValueError(f'layer: expected device="cpu", got device="{layer.device}"')
         return layer if layer.backend == "cpu" else twin(layer, layer.dtype, "cpu")
     torch = sys.modules.get("torch")  # who has a module has imported it
     if torch is not None and isinstance(layer, torch.nn.RNNBase):

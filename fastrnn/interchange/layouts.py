@@ -27,9 +27,10 @@ def family(layer: Any) -> str:
 
 def weights_of(layer: Layer, gates: tuple[int, ...]) -> Weights:
     """Copies of the parameters of a layer without projection, in the order `gates`."""
+    parameters = layer.state_dict()
     return [
         [
-            [reordered(layer.parameters[name], gates) for name in _names(number, direction, layer.bias)]
+            [reordered(parameters[name], gates) for name in _names(number, direction, layer.bias)]
             for direction in range(layer.num_directions)
         ]
         for number in range(layer.num_layers)

@@ -30,7 +30,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save_file
 
     try:
-        save_file(dict(layer.parameters), path, metadata={_KEY: json.dumps(layer._header())})
+        save_file(layer.state_dict(), path, metadata={_KEY: json.dumps(layer._header())})
     except SafetensorError as error:
         system = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
         if system is None:

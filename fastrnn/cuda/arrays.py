@@ -1,0 +1,287 @@
+"""The array libraries that hold memory and multiply matrices: CuPy, PyTorch, and NumPy for the simulator.
+
+All that the layers ask of a library is here; what the three spell alike (slicing, reshape, `.T`, `a + b`) is used as it
+is. Types are named as NumPy names them, "float32" or "bfloat16".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = Any  # of one of the libraries
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+class Arrays:
+    """What is asked of a library. Work goes to the caller's current stream, results are not waited for."""
+
+    name: str
+    can_capture = False  # whether `capture` works
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        raise NotImplementedError
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> Array:
+        """New memory, all 0."""
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def product(self, a: Array, b: Array, out: Array) -> None:
+        """out = a @ b, matrices, sums kept in at least float32; `out` is C-contiguous."""
+        raise NotImplementedError
+
+    def converted(self, array: Array, dtype: str) -> Array:
+        """A C-contiguous copy in another type."""
+        copy = self.empty(array.shape, dtype)
+        copy[...] = array
+        return copy
+
+    def contiguous(self, array: Array) -> Array:
+        """The array itself if it is C-contiguous, else a copy that is."""
+        raise NotImplementedError
+
+    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
+        """Arrays side by side."""
+        raise NotImplementedError
+
+    def column_sums(self, matrix: Array, out: Array) -> None:
+        """The sums of the columns, kept in at least float32."""
+        raise NotImplementedError
+
+    def from_host(self, array: np.ndarray) -> Array:
+        """A copy of a NumPy array of a type that NumPy has."""
+        raise NotImplementedError
+
+    def from_host_as(self, array: np.ndarray, dtype: str) -> Array:
+        """A copy of a NumPy array in that type."""
+        if str(array.dtype) == "bfloat16":  # which not every library takes from NumPy; its numbers are float32's
+            array = array.astype(np.float32)
+        return self.converted(self.from_host(array), dtype)
+
+    def shared(self, array: Any) -> Array:
+        """Another library's array on a GPU as one of this, in the same memory."""
+        raise NotImplementedError
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """A NumPy copy; float32 of bfloat16. Waits for the work on the stream."""
+        raise NotImplementedError
+
+    def set_words(self, words: Array, values: np.ndarray) -> None:
+        """Write int64 words from the host into device memory, in the order of the stream."""
+        words[...] = self.from_host(values)
+
+    def address(self, array: Array) -> int:
+        raise NotImplementedError
+
+    def dtype_name(self, array: Array) -> str:
+        """As in DTYPES, or any other name."""
+        return str(array.dtype).removeprefix("torch.")
+
+    def device_number(self, array: Array) -> int:
+        """Of the GPU it is on."""
+        raise NotImplementedError
+
+    def current_device(self) -> int:
+        """The number of the GPU where new arrays are made."""
+        raise NotImplementedError
+
+    def stream(self) -> int:
+        """The address of the current stream; 0 for the default one."""
+        raise NotImplementedError
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        """What the library raises then."""
+        raise NotImplementedError
+
+    def capture(self, run: Any) -> Any:
+        """A CUDA graph of what `run()` launches; its `replay()` launches it all at once."""
+        raise NotImplementedError
+
+
+class CupyArrays(Arrays):
+    """CuPy. It refuses to capture cuBLAS calls in a graph (cupy/cupy#6290)."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._cupy = cupy
+
+    def _dtype(self, name: str) -> np.dtype:
+        if name == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(name)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        return self._cupy.empty(tuple(shape), self._dtype(dtype))
+
+    def product(self, a: Array, b: Array, out: Array) -> None:
+        self._cupy.matmul(a, b, out=out)
+
+    def contiguous(self, array: Array) -> Array:
+        return self._cupy.ascontiguousarray(array)
+
+    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self._cupy.concatenate(arrays, axis=axis)
+
+    def column_sums(self, matrix: Array, out: Array) -> None:
+        out[...] = matrix.sum(axis=0, dtype=np.float64 if matrix.dtype == np.float64 else np.float32)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        return self._cupy.asarray(array)
+
+    def shared(self, array: Any) -> Array:
+        if hasattr(array, "__cuda_array_interface__") and not hasattr(array, "__dlpack__"):
+            return self._cupy.asarray(array)
+        return self._cupy.from_dlpack(array)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        if self.dtype_name(array) == "bfloat16":
+            array = array.astype(np.float32)
+        return self._cupy.asnumpy(array)
+
+    def address(self, array: Array) -> int:
+        return array.data.ptr
+
+    def device_number(self, array: Array) -> int:
+        return array.device.id
+
+    def current_device(self) -> int:
+        return self._cupy.cuda.Device().id
+
+    def stream(self) -> int:
+        return self._cupy.cuda.get_current_stream().ptr
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (self._cupy.cuda.memory.OutOfMemoryError,)
+
+
+class TorchArrays(Arrays):
+    """PyTorch. Its products follow its own switches, TF32 among them, which is off unless the caller turned it on."""
+
+    name = "torch"
+    can_capture = True
+
+    def __init__(self, device: str = "cuda") -> None:
+        import torch
+
+        self._torch = torch
+        self._device = device
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        with self._torch.inference_mode(False):  # memory that stays is also written to outside of that mode
+            return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
+
+    def product(self, a: Array, b: Array, out: Array) -> None:
+        with self._torch.no_grad():
+            self._torch.mm(a, b, out=out)
+
+    def contiguous(self, array: Array) -> Array:
+        return array.contiguous()
+
+    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self._torch.cat(tuple(arrays), dim=axis)
+
+    def column_sums(self, matrix: Array, out: Array) -> None:
+        wide = self._torch.float64 if matrix.dtype == self._torch.float64 else self._torch.float32
+        out[...] = matrix.sum(0, dtype=wide)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        return self._torch.from_numpy(array).to(self._device)
+
+    def shared(self, array: Any) -> Array:
+        if hasattr(array, "__dlpack__"):
+            return self._torch.from_dlpack(array)
+        writing = array.__cuda_array_interface__.get("stream")
+        if writing is not None:  # the protocol asks the taker to wait for it, and PyTorch does not
+            cuda = self._torch.cuda
+            cuda.current_stream().wait_stream(cuda.ExternalStream(writing))
+        return self._torch.as_tensor(array, device=self._device)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == self._torch.bfloat16 else array).numpy()
+
+    def address(self, array: Array) -> int:
+        return array.data_ptr()
+
+    def device_number(self, array: Array) -> int:
+        return array.device.index
+
+    def current_device(self) -> int:
+        return self._torch.cuda.current_device()
+
+    def stream(self) -> int:
+        return self._torch.cuda.current_stream().cuda_stream
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (self._torch.OutOfMemoryError,)
+
+    def capture(self, run: Any) -> Any:
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on allocating
+            run()
+        return graph
+
+
+class NumpyArrays(Arrays):
+    """NumPy, in the place of a GPU's library when Numba's simulator is on."""
+
+    name = "numpy"
+
+    def _dtype(self, name: str) -> np.dtype:
+        if name == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(name)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        array = np.empty(tuple(shape), self._dtype(dtype))
+        array[...] = np.nan if dtype in DTYPES else -1  # what is not written shows
+        return array
+
+    def product(self, a: Array, b: Array, out: Array) -> None:
+        wide = np.float64 if a.dtype == np.float64 else np.float32
+        out[...] = a.astype(wide) @ b.astype(wide)
+
+    def contiguous(self, array: Array) -> Array:
+        return np.ascontiguousarray(array)
+
+    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
+        return np.concatenate(arrays, axis=axis)
+
+    def column_sums(self, matrix: Array, out: Array) -> None:
+        out[...] = matrix.sum(axis=0, dtype=np.float64 if matrix.dtype == np.float64 else np.float32)
+
+    def from_host(self, array: np.ndarray) -> Array:
+        return array.copy()
+
+    def shared(self, array: Any) -> Array:
+        return array
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return array.astype(np.float32) if self.dtype_name(array) == "bfloat16" else array.copy()
+
+    def address(self, array: Array) -> int:
+        return array.ctypes.data
+
+    def device_number(self, array: Array) -> int:
+        return 0
+
+    def current_device(self) -> int:
+        return 0
+
+    def stream(self) -> int:
+        return 0
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (MemoryError,)

@@ -1,0 +1,46 @@
+"""How the caller of a layer lays out arrays on a GPU: `Layout` for one of the array libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastrnn.validation import Layout
+
+from .arrays import Array
+from .kinds import Kind, same_kind
+
+if TYPE_CHECKING:
+    from .network import Network
+
+
+class DeviceLayout(Layout):
+    """Arguments of any kind come as arrays of the library of `kind`, in place, and are checked as NumPy arrays are."""
+
+    def __init__(self, network: Network, kind: Kind) -> None:
+        network.check_device(kind.arrays)
+        owner = network.owner
+        width = owner.proj_size or owner.hidden_size
+        widths = (width, owner.hidden_size) if owner.cell == "lstm" else (width,)
+        rows, output_size = owner.num_layers * owner.num_directions, owner.num_directions * width
+        super().__init__(owner.input_size, output_size, rows, widths, owner.batch_first, owner.dtype)
+        self._kind = kind
+        self._device_number = network.device_number
+
+    def frame(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
+        """One time step of a stream, in the kind's library."""
+        return self._shaped_array(name, value, shape)
+
+    def _array(self, name: str, value: object) -> Array:
+        array, arrays = same_kind(name, value, self._kind), self._kind.arrays
+        if arrays.dtype_name(array) != self.dtype.name:
+            raise TypeError(f"{name}: expected {self.dtype}, got {arrays.dtype_name(array)}")
+        number = arrays.device_number(array)
+        if number != self._device_number:
+            raise ValueError(f"{name}: expected an array on cuda:{self._device_number}, got one on cuda:{number}")
+        return array
+
+    def _contiguous(self, value: Array) -> Array:
+        return self._kind.arrays.contiguous(value)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        return self._kind.arrays.zeros(shape, self.dtype.name)

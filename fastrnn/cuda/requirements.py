@@ -1,0 +1,66 @@
+"""What device="cuda" needs, checked in the order in which a user would install it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+
+INSTALL = "pip install 'fastrnn[cuda]'"
+
+
+class CudaUnavailable(RuntimeError):
+    """device="cuda" was asked for where it cannot work."""
+
+
+def simulated() -> bool:
+    """Whether Numba's simulator takes the GPU's place: NUMBA_ENABLE_CUDASIM=1 when Numba is first imported."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def check() -> None:
+    """CudaUnavailable, naming the first thing that is missing: a driver, a GPU, Numba-CUDA, CuPy or PyTorch."""
+    if simulated():
+        _check_package("numba_cuda", "Numba-CUDA")
+        return
+    _check_gpu()
+    _check_package("numba_cuda", "Numba-CUDA")
+    if not has_cupy() and not has_torch():
+        raise CudaUnavailable(f'device: "cuda" needs CuPy or a PyTorch with CUDA, and found neither: {INSTALL}')
+
+
+def has_cupy() -> bool:
+    return importlib.util.find_spec("cupy") is not None
+
+
+def has_torch() -> bool:
+    """Whether there is a PyTorch that can use a GPU; imported only to see that."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _check_package(module: str, name: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise CudaUnavailable(f'device: "cuda" needs {name}, which is not installed: {INSTALL}')
+
+
+def _check_gpu() -> None:
+    """Ask the driver itself, through its C interface: no package is needed for that."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        raise CudaUnavailable(
+            f'device: "cuda" needs an NVIDIA GPU and its driver, and {library} was not found. '
+            f"With a GPU, install its driver (https://www.nvidia.com/drivers), then {INSTALL}"
+        ) from None
+    number = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
+    if status or number.value == 0:
+        raise CudaUnavailable(
+            f'device: "cuda" needs an NVIDIA GPU, and the driver reports none (status {status}, {number.value} devices)'
+        )

@@ -1,0 +1,59 @@
+"""The gate kernel of the plain path: a cell's formula on the sums that a matrix product left, one thread a unit."""
+
+from functools import cache
+
+from numba import cuda
+
+from .access import planes_reader, planes_writer
+from .planes import passes
+from .target import SIMULATED, device, kernel
+
+THREADS = 128
+
+
+def gate_grid(rows: int, units: int) -> tuple[tuple[int, int], int]:
+    """Blocks and threads: a row of the batch along x, which has no limit that matters, units along y."""
+    warp = 1 if SIMULATED else 32  # the simulator starts a Python thread for each
+    threads = min(THREADS, -(-units // warp) * warp)
+    return (rows, -(-units // threads)), threads
+
+
+@cache
+def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool, has_bias: bool):
+    """gate(table, step, units) of stage `number`, launched on `gate_grid`.
+
+    Reads "sums {number} g" beside the planes of the stage; writes its planes, and the operands that they are part of.
+
+    table  the address of the table (see `planes.py`), written before the launch
+    step   of the loop, which runs backwards in time for the backward pass
+    """
+    run = passes(cell)[0 if forward else 1]
+    stage = run.stages[number]
+    sums = [f"sums {number} {g}" for g in range(run.sums(number))]
+    read_begins = planes_reader(run, stage.begins, dtype, has_bias)
+    read_sums = planes_reader(run, sums, dtype, has_bias)
+    read = planes_reader(run, stage.reads, dtype, has_bias)
+    written = list(enumerate(run.writes(number, saving)))
+    written += [(n, operand) for n, plane in written for operand in run.operand_of(plane)]
+    write = planes_writer(run, written, dtype)
+    add = tuple_adder(len(sums))
+    start, finish = device(stage.start), device(stage.finish)
+
+    @kernel(launch_bounds=THREADS)
+    def gate(table, step, units):
+        row = cuda.blockIdx.x
+        unit = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+        if unit < units:
+            totals = add(start(*read_begins(table, step, row, unit)), read_sums(table, step, row, unit))
+            write(table, step, row, unit, finish(*totals, *read(table, step, row, unit)))
+
+    return gate
+
+
+@cache
+def tuple_adder(length: int):
+    """add(a, b): the sums of two tuples' members."""
+    if length == 0:
+        return device(lambda a, b: ())
+    shorter, last = tuple_adder(length - 1), length - 1
+    return device(lambda a, b: (*shorter(a, b), a[last] + b[last]))

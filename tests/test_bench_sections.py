@@ -1,0 +1,244 @@
+"""The sections of the bench beside the grid: what they measure, their targets and their page. No time is judged."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
+
+from bench import __main__ as command
+from bench import checked, details, fresh, parity
+from bench.cases import CELLS, MODES, Case
+from bench.sections import Effort, growth, memory, precision, sections, startup, stream
+from bench.targets import LISTED, Reached
+
+QUICK = Effort(seconds=0.0, quick=True)
+HEAD = {
+    "machine": {"cpu": "Imaginary 9000", "microarchitecture": "dream1", "cores": 2, "vector": "AVX-512"},
+    "software": {"python": "3.10.0", "jax": None},
+    "source": {"commit": "0123456789abcdef", "modified": True},
+    "date": "2000-01-01 00:00 UTC",
+    "environment": {"OMP_NUM_THREADS": "2"},
+}
+HEAD["machine"]["load_average"] = 0.0
+
+
+def as_results(**points):
+    """The results files of some sections."""
+    settings = {"settings": {"seconds": 0.1, "took": 7.0}}
+    return {name: HEAD | settings | {"name": f"made-up-{name}", "points": found} for name, found in points.items()}
+
+
+def rows(page, *fields):
+    """The table rows of a page that begin with these fields."""
+    start = "| " + " | ".join(fields) + " |"
+    return [line for line in page.splitlines() if line.startswith(start)]
+
+
+def fake_fresh(kind, *arguments, environment=None):
+    """What a fresh process would say: 5 values a step in training, 2 for PyTorch, and 1 MiB."""
+    if kind == "import":
+        return {"numba": 0.5, "fastrnn": 0.1}
+    if kind == "first":
+        cold = not any(Path(environment["NUMBA_CACHE_DIR"]).iterdir())
+        (Path(environment["NUMBA_CACHE_DIR"]) / "kernels").touch()
+        return {"forward": 7.0, "backward": 9.0} if cold else {"forward": 0.2, "backward": 0.1}
+    competitor, _, mode, T, B, _, H = arguments
+    values = (5 if competitor == "fastrnn" else 20) if mode == "training" else 0
+    return {"peak": 2**20 + 4 * values * T * B * H, "returned": 0}
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    monkeypatch.setattr(fresh, "measure", fake_fresh)
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+
+
+# Targets
+
+
+def test_targets_count_and_name_what_falls_short():
+    least = Reached("at least two", 2.0, [("a", 2.0), ("b", 1.0), ("c", 0.5), ("d", 3.0)])
+    assert least.row() == ("at least two", "2 of 4", "50%")
+    assert least.shortfall() == "- at least two; furthest from it: `c` (0.50), `b` (1.00)"
+    most = Reached("at most two", 2.0, [("a", 2.0), ("b", 1.0), ("c", 2.5), ("d", 3.0)], at_least=False)
+    assert most.row() == ("at most two", "2 of 4", "50%")
+    assert most.shortfall() == "- at most two; furthest from it: `d` (3.00), `c` (2.50)"
+    assert Reached("nothing", 1.0, []).row() == ("nothing", "0 of 0", "-")
+    assert Reached("all", 1.0, [("a", 1.0)]).shortfall() is None
+    assert Reached("none", 1.0, [("a", 0.5)] * (LISTED + 3)).shortfall().endswith("and 3 more")
+
+
+def test_nan_meets_no_target():
+    for at_least in (True, False):
+        assert Reached("", 1.0, [("a", float("nan"))], at_least).missed()
+
+
+# What is measured
+
+
+def test_a_stream_is_timed_from_python_and_without():
+    points = stream.measure(QUICK)
+    assert [(p["cell"], p["H"]) for p in points] == [(cell, 32) for cell in CELLS]
+    assert all(p["timings"].keys() == {stream.STEP, stream.WRITTEN, stream.KERNEL} for p in points)
+    assert all(timed["median"] > 0 for p in points for timed in p["timings"].values())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_kernels_loop_computes_what_the_stream_does(cell):
+    layer = checked.streamed_layer(Case(cell, "forward", 1, 3, 1, 4, 4))
+    frame = np.random.default_rng(0).standard_normal(4, dtype="float32")
+    loop, h = stream.kernel_loop(layer, frame)
+    loop()
+    steps = layer.stream()
+    for _ in range(stream.FRAMES):
+        state = steps.state
+        steps.reset((np.zeros_like(state[0]), state[1]) if cell == "lstm" else None)
+        expected = steps.step(frame)
+    np.testing.assert_array_equal(h[0], expected)
+
+
+def test_growth_compares_each_size_with_another_of_its_series():
+    points = growth.measure(QUICK)
+    assert {p["series"] for p in points} == {"steps", "units"}
+    assert {(p["cell"], p["mode"]) for p in points} == {(cell, mode) for cell in CELLS for mode in MODES}
+    for p in points:
+        assert (growth.times(p) == 1) or p["size"] != p["against"]
+        if p["series"] == "steps" and p["size"] != p["against"]:
+            assert p["work"] == 2
+
+
+def test_the_full_series_have_the_sizes_of_their_targets():
+    series = growth._series(quick=False)
+    assert {each.name for each in series} == growth.TEXTS.keys()
+    for each in series:
+        assert len(each.sizes) == len(each.against) == len(set(each.sizes))
+    assert max(T for each in series for T, _, _ in each.sizes) == 1_000_000
+    assert max(B for each in series for _, B, _ in each.sizes) == 4096
+    odd = [(each, n) for each in series if each.name == "odd units" for n, size in enumerate(each.sizes)]
+    compared = {each.sizes[n][2]: each.sizes[each.against[n]][2] for each, n in odd}
+    assert {H: base for H, base in compared.items() if base != H} == {17: 16, 100: 96, 257: 256}
+
+
+def test_both_dtypes_are_timed():
+    points = precision.measure(QUICK)
+    assert len(points) == len(CELLS) * len(MODES)
+    assert all(p["timings"].keys() == {"float32", "float64"} for p in points)
+    p = {
+        "timings": {"float32": {"median": 1.0}, "float64": {"median": 4.0}},
+        "cell": "gru",
+        "mode": "forward",
+        "size": "S",
+    }
+    (target,) = precision.targets([p])
+    assert target.missed() == [("gru forward S", 0.25)]
+
+
+def test_memory_is_the_difference_between_two_lengths(faked):
+    points = memory.measure(QUICK)
+    assert len(points) == len(CELLS) * len(MODES)
+    (lstm,) = [p for p in points if (p["cell"], p["mode"]) == ("lstm", "training")]
+    assert lstm["memory"]["fastrnn"]["values"] == pytest.approx(memory.promised("lstm", "training")) == 5
+    training, forward = memory.targets(points)
+    assert training.missed()[0][0].startswith("rnn ")  # 5 values are more than a plain cell's
+    assert not forward.missed()
+
+
+def test_first_calls_are_measured_with_and_without_kernels_on_disk(faked):
+    points = startup.measure(QUICK)
+    by_disk = {p["disk"]: p["seconds"] for p in points if p["what"] == "first calls"}
+    assert by_disk.pop(startup.WITH_SCIPY, by_disk["kernels"]) == by_disk["kernels"]
+    assert by_disk == {"nothing": {"forward": 7.0, "backward": 9.0}, "kernels": {"forward": 0.2, "backward": 0.1}}
+    short = [target.text for target in startup.targets(points) if target.missed()]
+    assert short == ["first forward pass with nothing on disk in at most 6 s"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_fresh_processes_answer():
+    T, B, I, H = 400, 8, 64, 64
+    found = fresh.measure("memory", "fastrnn", "rnn", "training", T, B, I, H)
+    # of the order of what is kept for the backward pass, one value of 4 bytes for each step, row and unit
+    assert 2 * T * B * H < found["peak"] < 40 * T * B * H
+    y, state, weights = T * B * H, 2 * B * H, H * (I + H + 2)
+    assert found["returned"] == 4 * (2 * y + state + weights)
+    assert fresh.measure("import").keys() == {"numba", "fastrnn"}
+    assert fresh.measure("first", "rnn", 4, "hidden").keys() == {"forward", "backward"}
+
+
+# Wrong results
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch):
+    monkeypatch.setattr(parity, "TOLERANCE", {"float32": 0.0, "float64": 0.0})
+    with pytest.raises(checked.WrongResults, match=r"^lstm-training-T5-B2-I3-H4-f32-1t: "):
+        checked.runner_of(Case("lstm", "training", 1, 5, 2, 3, 4))
+    with pytest.raises(checked.WrongResults, match=r"^stream of gru-forward-T5-B1-I4-H4-f32-1t: y: "):
+        checked.streamed_layer(Case("gru", "forward", 1, 5, 1, 4, 4))
+
+
+def test_the_command_reports_what_is_wrong(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(parity, "TOLERANCE", {"float32": 0.0, "float64": 0.0})
+    monkeypatch.setattr(details, "FOLDER", tmp_path)
+    arguments = ["--sections", "stream", "--quick", "--name", "trial"]
+    assert command.main(arguments) == command.EXIT_WRONG_RESULTS
+    assert "wrong results: stream of lstm-" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command and the page
+
+
+def test_a_section_has_a_file_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(details, "FOLDER", tmp_path)
+    assert command.main(["--sections", "stream", "--quick", "--name", "trial"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["trial-stream.json"]
+    data = json.loads((tmp_path / "trial-stream.json").read_text(encoding="utf-8"))
+    assert data["section"] == "stream"
+    assert {"machine", "software", "source", "date", "environment"} <= data.keys()
+    assert details.load("trial") == {"stream": data}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"grid", *sections()}),
+        (["--quick"], {"grid", *sections()}),
+        (["--cells", "gru"], {"grid"}),
+        (["--dtype", "float64"], {"grid"}),
+        (["--sections", "memory", "growth"], {"memory", "growth"}),
+    ],
+)
+def test_a_part_of_the_grid_is_measured_without_the_rest(arguments, expected):
+    assert set(command.parse(arguments).sections) == expected
+
+
+def test_the_page_shows_what_was_measured_and_says_what_was_not(faked, tmp_path):
+    timed = {"median": 2e-6, "p10": 1e-6, "p90": 3e-6, "rounds": 5, "repetitions": 1}
+    names = (stream.STEP, stream.WRITTEN, stream.KERNEL)
+    streams = [{"cell": cell, "H": H, "timings": dict.fromkeys(names, timed)} for cell in CELLS for H in stream.SIZES]
+    run = as_results(stream=streams, memory=memory.measure(QUICK), startup=startup.measure(QUICK))
+    path = details.write_page(run, tmp_path)
+    page = path.read_text(encoding="utf-8")
+    assert rows(page, "LSTM", "32") == ["| LSTM | 32 | 2.00 | 2.00 | 2.00 | 1.04 |"]
+    assert rows(page, "RNN", "64") == ["| RNN | 64 | 2.00 | 2.00 | 2.00 | - |"]
+    assert rows(page, "LSTM", "training", "T40-B4-I16-H16")[0].startswith(
+        "| LSTM | training | T40-B4-I16-H16 | 5 | 5.00 | 1.0"
+    )
+    assert rows(page, "LSTM", "nothing") == ["| LSTM | nothing | 7.00 | 9.00 |"]
+    assert len(rows(page, "`import fastrnn` adds at most 0.15 s to `import numba`", "1 of 1")) == 1
+    assert "furthest from it: `lstm forward` (7.00)" in page
+    assert page.count("Not measured yet.") == 2
+    for module in sections().values():
+        assert f"## {module.TITLE}\n" in page
+    for fact in ("Imaginary 9000", "commit `0123456789ab` with local changes", "OMP_NUM_THREADS=2", "it took 7 s"):
+        assert fact in page
+    assert "jax" not in page
+
+
+def test_without_any_results_the_page_says_so():
+    page = details.page({})
+    assert page.count("Not measured yet.") == len(sections())
+    assert "## Targets" not in page

@@ -1,0 +1,63 @@
+"""What device="cuda" asks of the array libraries, where there is no GPU: which arrays it takes, and when it waits."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fastrnn.cuda.kinds import kind_of, library
+
+
+class OnTheHost:
+    """An array of some library, in host memory."""
+
+    def __dlpack__(self, **options):
+        raise AssertionError("not asked for")
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+
+def test_arrays_of_the_host_are_refused(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    for value, message in (
+        (np.zeros(3), "x: expected an array on a GPU .* got numpy.ndarray"),
+        ([1.0], "x: expected an array on a GPU .* got builtins.list"),
+        (torch.zeros(3), "x: expected a tensor on a CUDA device, got one on cpu"),
+        (OnTheHost(), "x: expected an array on a GPU, got one on DLPack device 1:0"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            kind_of("x", value)
+
+
+@pytest.mark.parametrize("writing", [None, 7])
+def test_pytorch_waits_for_the_stream_that_an_array_names(writing, monkeypatch):
+    torch = pytest.importorskip("torch")
+    waited_for = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_stream=waited_for.append))
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda address: f"stream {address}")
+    monkeypatch.setattr(torch, "as_tensor", lambda array, device: "tensor")
+    array = SimpleNamespace(__cuda_array_interface__={"stream": writing})
+    assert library("torch").shared(array) == "tensor"
+    assert waited_for == ([] if writing is None else ["stream 7"])
+
+
+def test_a_launch_of_few_blocks_is_no_reason_to_warn():
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    from fastrnn.kernels.cuda.launch import launch
+
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, configuration):
+            warnings.warn("Grid size 1 will likely result in GPU under-utilization due to low occupancy.", stacklevel=1)
+            return lambda *arguments: launched.append((configuration, arguments))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel = Kernel()
+        for step in range(2):
+            launch(kernel, 1, 32, 0, (step,))
+    assert launched == [((1, 32, 0, 0), (0,)), ((1, 32, 0, 0), (1,))]
