@@ -44,4 +44,8 @@ def _run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        # all that is left is to exit: Python would show a traceback of that, or die of the signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

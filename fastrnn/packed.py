@@ -213,6 +213,11 @@ class Weights:
                 packed = self._buffers[weights] = weights.pack(source)
             return packed
 
+    def release(self) -> None:
+        """Keep no array of `source`, only what was packed from it."""
+        with self._lock:
+            self._source = None
+
     def _watch(self, arrays: list[np.ndarray]) -> None:
         """Make these the arrays whose checksums are taken, piece by piece."""
         pieces = [

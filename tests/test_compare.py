@@ -1,5 +1,6 @@
 """What `python -m fastrnn compare` is made of: tasks, model, contenders, processes, folder; and the command itself."""
 
+import errno
 import itertools
 import json
 import math
@@ -258,8 +259,8 @@ def test_a_training_learns():
     assert found["loss"] < 0.1 * Parity(4).baseline
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_training_that_diverges_is_a_result(monkeypatch):
+@pytest.mark.filterwarnings("error")  # it would be drawn across the display
+def test_a_training_that_diverges_is_a_result():
     settings = TINY.changed(learning_rate=float(np.finfo(np.float32).max))
     found = do((settings, Job(0, "adding", "rnn")), lambda _: None)
     assert re.match(r"update \d: loss", found["diverged"])
@@ -360,6 +361,24 @@ def test_ctrl_c_while_a_process_is_being_started_is_heard(monkeypatch):
     assert len(started) == 1
     with pytest.raises(ValueError, match="process object is closed"):
         started[0].is_alive()
+
+
+def test_ctrl_c_while_processes_are_ended_does_not_leave_any(monkeypatch):
+    def end_and_interrupt(process):
+        ended.append(process.pid)
+        signal.raise_signal(signal.SIGINT)
+        terminate(process)
+
+    ended, terminate = [], SpawnProcess.terminate
+    monkeypatch.setattr(SpawnProcess, "terminate", end_and_interrupt)
+    events = perform([1, 2], wait_for_ever, 2)
+    next(event for event in events if event.kind == "reported")
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)
+    assert len(ended) == 2
+    for pid in ended:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 # The folder
@@ -495,6 +514,65 @@ def test_a_job_that_fails_is_named_and_done_by_the_next_run(compare, tmp_path, m
     monkeypatch.setattr(command, "perform", in_this_process)
     assert compare("--contenders", "gru") == 0
     assert names(tmp_path / "out") == ["adding-gru-0", "adding-gru-1"]
+
+
+FOREIGN = {
+    "nothing": {},
+    "a part": {"loss": 1},
+    "more": RESULT | {"more": 1},
+    "no look": RESULT | {"start": None},
+    "another look": RESULT | {"trained": {"lags": [0]}},
+    "of matrices": {"scaled": [{"seed": 0}]},
+    "no list": {"scaled": 1},
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_result_is_done_anew(content, compare, tmp_path, capsys):
+    assert compare("--contenders", "rnn") == 0
+    expected = results.load(tmp_path / "out" / "results.json")
+    for name in ("adding-rnn-0", "scaling-1", "costs"):
+        (tmp_path / "out" / "jobs" / f"{name}.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert compare("--contenders", "rnn") == 0
+    assert "[4/4] " in capsys.readouterr().out
+    assert results.load(tmp_path / "out" / "results.json") == expected
+    assert json.loads((tmp_path / "out" / "jobs" / "adding-rnn-0.json").read_text()) == RESULT
+
+
+@pytest.mark.parametrize("when", ["costs", "report"])
+def test_an_interrupt_after_the_jobs(when, compare, monkeypatch, capsys):
+    function = {"costs": "measure_costs", "report": "write_report"}[when]
+    monkeypatch.setattr(command, function, lambda *arguments: signal.raise_signal(signal.SIGINT))
+    assert compare("--contenders", "gru") == 130
+    output, errors = capsys.readouterr()
+    assert output.endswith("Interrupted: 2 of 2 jobs are done; the same command goes on from there\n")
+    assert errors == ""
+
+
+def test_a_second_interrupt_changes_nothing(compare, monkeypatch, capsys):
+    def interrupted(settings):
+        monkeypatch.setattr(Store, "load", lambda *arguments: (signal.raise_signal(signal.SIGINT), load(*arguments))[1])
+        signal.raise_signal(signal.SIGINT)
+
+    load = Store.load
+    monkeypatch.setattr(command, "measure_costs", interrupted)
+    assert compare("--contenders", "gru") == 130
+    output, errors = capsys.readouterr()
+    assert output.endswith("Interrupted: 2 of 2 jobs are done; the same command goes on from there\n")
+    assert errors == ""
+
+
+def test_a_report_that_cannot_be_written_is_an_error_in_one_line(compare, monkeypatch, tmp_path, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.md")
+
+    monkeypatch.setattr(command, "write_report", full)
+    assert compare("--contenders", "gru") == 1
+    reason = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: 'report.md'"
+    assert capsys.readouterr().err == f"The comparison ended, and what is done is kept: {reason}\n"
+    assert main(["compare", "--from", str(tmp_path / "out" / "results.json"), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == f"The report could not be written: {reason}\n"
 
 
 def test_a_full_disk_ends_the_comparison_in_one_line(compare, monkeypatch, capsys):

@@ -260,6 +260,22 @@ def test_another_file_is_refused(content, tmp_path):
         results.load(tmp_path / "results.json")
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("machine", {"cpu": "one"}),
+        ("baselines", {}),
+        ("failed", 5),
+        ("costs", {"gru": 3}),
+        ("runs", [{"task": "adding"}]),
+    ],
+)
+def test_a_file_of_which_a_part_is_missing_is_refused(part, value, tmp_path):
+    report.write(tmp_path / "results.json", results.as_json(complete()) | {part: value})
+    with pytest.raises(ValueError, match="expected the results of a comparison"):
+        results.load(tmp_path / "results.json")
+
+
 def test_details_are_left_out():
     each = complete().runs[0].without_details()
     assert each.start.traces is each.trained.eigenvalues is each.start.marks is None

@@ -58,6 +58,19 @@ finally:
     assert finished.stdout.endswith("[]\n")
 
 
+EXITING = """
+import atexit, runpy, signal
+atexit.register(signal.raise_signal, signal.SIGINT)
+runpy.run_module("fastrnn", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the signal ends the process")
+def test_ctrl_c_after_the_end_changes_nothing():
+    finished = python("-c", EXITING, "--version")
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_version():
     finished = python("-m", "fastrnn", "--version")
     assert (finished.returncode, finished.stdout) == (0, f"fastrnn {fastrnn.__version__}\n")
@@ -324,6 +337,35 @@ def test_plain_progress_fits_in_the_terminal(monkeypatch):
     drawn = [line for line in re.split(r"[\r\n]", stream.getvalue()) if line.startswith("Training [")]
     assert drawn
     assert max(map(len, drawn)) < 40
+
+
+@pytest.mark.parametrize("columns", [10, 20, 40, 60])
+@pytest.mark.parametrize("rich", [False, True])
+def test_charts_fit_in_the_terminal(rich, columns, monkeypatch):
+    stream = io.StringIO()
+    if rich:
+        console = rich_console()
+        console.file, console.width = stream, columns
+        show = display.RichDisplay(console)
+    else:
+        monkeypatch.setattr(display, "_columns", lambda stream: columns)
+        show = display.PlainDisplay(stream, redraw=True)
+    show.chart("Bits", {"unigram": 4.5, "lstm": 2.25})
+    long, short = [sum(map(line.count, "█#")) for line in stream.getvalue().splitlines()[-2:]]
+    assert long == max(1, min(30, columns - (18 if rich else 19)))
+    assert short == round(long / 2)
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(9, 1), (20, 2), (30, 3), (100, 3)])
+def test_a_live_table_leaves_out_the_columns_for_which_there_is_no_room(columns, shown):
+    console = rich_console()
+    console.width = columns
+    names, cells = ["task", "contender", "progress"], ["parity", "LSTM", "########"]
+    with display.RichDisplay(console).live() as live:
+        live.show("Two of 3", names, [cells])
+    text = console.export_text()
+    assert [name in text for name in names] == [cell in text for cell in cells] == [n < shown for n in range(3)]
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,77 @@ def test_missing_weights_are_refused_by_name():
     problems(model, "W: missing", "R: missing")
 
 
+@pytest.mark.parametrize("length", [1, 2, 2000])
+def test_weights_behind_a_circle_of_nodes_are_no_constants(length):
+    model = Node("gru", "forward", states="input").model()
+    nodes = model.graph.node
+    for name, place in (("W", 1), ("initial_h", 5)):
+        for k in range(length):
+            nodes.append(onnx.helper.make_node("Identity", [f"{name}{k}"], [f"{name}{(k + 1) % length}"]))
+        nodes[0].input[place] = f"{name}0"
+    problems(model, "W: expected a constant, got the output 'W0' of Identity")
+
+
+def test_weights_behind_a_node_without_inputs_are_no_constants():
+    model = Node("gru", "forward").model()
+    model.graph.node.append(onnx.helper.make_node("Identity", [], ["again"]))
+    model.graph.node[0].input[2] = "again"
+    problems(model, "R: expected a constant, got the output 'again' of Identity")
+
+
+def test_nodes_without_a_name_and_outputs():
+    """ONNX lets a node have none; what is wrong with it is still said."""
+    node = Node("gru", "forward")
+    model = node.model()
+    del model.graph.node[0].output[:]
+    model.graph.node[0].name = ""
+    expected = run(node.model(), {"X": node.x})
+    assert_close(fastrnn.from_onnx(model)(node.x), expected)
+    model.graph.node[0].input[1] = "X"
+    with pytest.raises(ValueError, match=r"^GRU node '': W: expected a constant, got the graph's input 'X'$"):
+        fastrnn.from_onnx(model)
+
+
+def shortened(tensor):
+    tensor.raw_data = tensor.raw_data[:-4]
+
+
+def without_type(tensor):
+    tensor.ClearField("data_type")
+
+
+@pytest.mark.parametrize("damage", [shortened, without_type])
+@pytest.mark.parametrize("constant_node", [False, True])
+def test_damaged_tensors_are_refused_by_name(damage, constant_node):
+    model = Node("gru", "forward").model()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "R")
+    damage(tensor)
+    if constant_node:
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["R"], value=tensor))
+        model.graph.initializer.remove(tensor)
+    with pytest.raises(ValueError, match=r"^model: expected 'R' to be a whole tensor: "):
+        fastrnn.from_onnx(model)
+
+
+def test_a_constant_that_is_no_tensor_is_refused_by_name():
+    model = Node("gru", "forward").model()
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["again"], value=1.5))
+    model.graph.node[1].input[2] = "again"
+    with pytest.raises(ValueError, match=r"^model: expected a tensor as the value of 'again', got float$"):
+        fastrnn.from_onnx(model)
+
+
+def test_attributes_of_another_type_are_refused_by_name():
+    changes = {"hidden_size": 5.0, "direction": 1, "activations": [1, 2], "linear_before_reset": "yes"}
+    problems(
+        Node("gru", "forward").model(**changes),
+        "activations: expected type STRINGS, got INTS",
+        "direction: expected type STRING, got INT",
+        "hidden_size: expected type INT, got FLOAT",
+        "linear_before_reset: expected type INT, got STRING",
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_refused_by_name(dtype):
     kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16

@@ -132,6 +132,23 @@ def test_headers_are_checked(changes, message, tmp_path):
         fastrnn.load_safetensors(path)
 
 
+def test_files_that_cannot_be_written_are_errors_of_the_system(tmp_path):
+    layer = make_layer("gru", 4, 7)
+    (tmp_path / "file").touch()
+    for path, kind in (
+        (tmp_path / "none" / "layer", FileNotFoundError),
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "file" / "layer", NotADirectoryError),
+    ):
+        with pytest.raises(kind) as raised:
+            fastrnn.save_safetensors(layer, path)
+        with pytest.raises(kind) as wanted:
+            path.write_bytes(b"")
+        assert raised.value.filename == str(wanted.value.filename)
+        assert raised.value.strerror == wanted.value.strerror
+        assert raised.value.errno == wanted.value.errno
+
+
 def test_other_files_are_refused(tmp_path):
     layer = make_layer("gru", 4, 7)
     layer.save(tmp_path / "layer.npz")

@@ -89,6 +89,19 @@ def test_restore_says_what_it_left():
     assert type(model[1]) is nn.GRU
 
 
+@pytest.mark.parametrize("function", [fast.accelerate, fast.restore])
+def test_subclasses_of_ours_stay(function):
+    class Mine(fast.LSTM):
+        pass
+
+    model = nn.Sequential(Mine(4, 7))
+    report = function(model)
+    assert report.swapped == {}
+    own = f"{__name__}.{Mine.__qualname__}"
+    assert report.left == {"0": f"is {own}, a subclass of fastrnn.torch.recurrent.LSTM, and stays one"}
+    assert type(model[0]) is Mine
+
+
 def test_a_model_without_recurrent_modules():
     assert str(fast.accelerate(nn.Sequential(nn.Linear(4, 4), nn.Conv1d(4, 4, 3)))) == "no recurrent module found"
 
@@ -244,6 +257,16 @@ def test_quantised_modules_are_left():
     report = fast.accelerate(nn.Sequential(quantised))
     assert report.swapped == {}
     assert report.left["0"].endswith("LSTM, none of torch.nn's")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore::DeprecationWarning")
+def test_restored_modules_can_be_quantised():
+    model = nn.Sequential(nn.LSTM(4, 7))
+    fast.accelerate(model)
+    quantise = torch.ao.quantization.quantize_dynamic
+    assert type(quantise(model)[0]) is fast.LSTM
+    fast.restore(model)
+    assert type(quantise(model)[0]) is torch.ao.nn.quantized.dynamic.LSTM
 
 
 @pytest.mark.parametrize("function", [fast.accelerate, fast.restore])

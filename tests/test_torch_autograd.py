@@ -298,6 +298,24 @@ def test_upstream_gradients_of_any_layout(upstream):
     assert_same(found[1], found[0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_sparse_upstream_gradients(kind):
+    """As `embedding` with sparse=True makes them of a table that is computed."""
+    found = []
+    for sparse in (False, True):
+        _, cell = pair(kind, 4, 7, table=CELLS, dtype=torch.float64)
+        x = normal(6, 4)
+        table = tensors_of(cell(x))[-1]
+        torch.nn.functional.embedding(torch.tensor([1, 3, 3]), table, sparse=sparse).sin().sum().backward()
+        found.append({"x": x.grad} | {name: p.grad for name, p in cell.named_parameters()})
+        layer = pair(kind, 4, 7, dtype=torch.float64)[1]
+        y, _ = layer(normal(5, 3, 4))
+        dy = normal(5, 3, 7, grad=False)
+        y.backward(dy.to_sparse() if sparse else dy)
+        found[-1] |= {name: p.grad for name, p in layer.named_parameters()}
+    assert_same(found[1], found[0])
+
+
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded", "negated"])
 def test_inputs_of_any_layout(layout):
     theirs, ours = pair("lstm", 4, 7, dtype=torch.float64)

@@ -1,5 +1,8 @@
 """The modules of fastrnn.torch under torch.compile: whole in one graph, and the same results as without."""
 
+import gc
+import weakref
+
 import pytest
 from torch_pairs import (
     CELLS,
@@ -218,6 +221,33 @@ def test_a_retained_graph_serves_again():
     assert all(map(torch.equal, *runs))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_outputs_may_be_changed_in_place(kind, backend):
+    _, module = pair(kind, 4, 7, num_layers=2, batch_first=True)
+    x, found = normal(5, 3, 4, dtype=torch.float32), []
+    for run in (module, compiled(module, backend)):
+        module.zero_grad()
+        y, state = run(x)
+        with torch.no_grad():
+            for tensor in (y, *tensors_of(state)):
+                tensor.mul_(2)
+        y[0].mul_(3)
+        y.sin().sum().backward()
+        found.append({name: p.grad for name, p in module.named_parameters()})
+    assert_same(found[1], found[0], tolerance=1e-30)
+
+
+def test_second_derivatives_of_a_module_that_is_kept_out_of_the_graph():
+    _, module = pair("gru", 4, 7, dtype=torch.float64)
+    kept_out, found = torch.compiler.disable(module), []
+    for run in (module, torch.compile(lambda x: kept_out(x), backend="aot_eager")):
+        x = normal(5, 3, 4)
+        (dx,) = torch.autograd.grad(run(x)[0].sin().sum(), x, create_graph=True)
+        found += torch.autograd.grad(dx.square().sum(), module.weight_ih_l0)
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_dropout():
     _, module = pair("gru", 4, 64, num_layers=2, dropout=0.5)
     x = normal(5, 3, 4, dtype=torch.float32, grad=False)
@@ -249,6 +279,7 @@ def test_the_operators_keep_pytorchs_rules(kind):
     torch.library.opcheck(torch.ops.fastrnn.forward.default, (cell, 2, x, state, weights, True))
     with torch.no_grad():
         torch.library.opcheck(torch.ops.fastrnn.forward.default, (cell, 2, x, state, weights, False))
+    torch.library.opcheck(torch.ops.fastrnn.copy.default, (x,))
 
 
 def test_the_operator_refuses_what_is_no_layer():
@@ -256,6 +287,36 @@ def test_the_operator_refuses_what_is_no_layer():
     weights = list(torch.nn.GRU(4, 7, dtype=torch.float16).parameters())
     with pytest.raises(ValueError, match=r"^weights: not those of one gru layer, contiguous, on the CPU: "):
         torch.ops.fastrnn.forward("gru", 1, x, state, weights, False)
+
+
+def test_weights_that_are_no_parameters_are_not_kept(monkeypatch):
+    """Nor are the kernels for ever more shapes of them."""
+    from fastrnn.torch.layer import Layer
+
+    of, layers, memory = Layer.of, weakref.WeakSet(), []
+
+    def remembered(*arguments):
+        layer = of(*arguments)
+        layers.add(layer)
+        return layer
+
+    monkeypatch.setattr(Layer, "of", remembered)
+    torch.manual_seed(0)
+    for hidden in range(1, 25):
+        theirs = torch.nn.GRU(4, hidden)
+        arrays = [parameter.detach().numpy().copy() for parameter in theirs.parameters()]
+        memory += map(weakref.ref, arrays)
+        weights = [torch.from_numpy(array).requires_grad_() for array in arrays]
+        x, h_0 = normal(5, 3, 4, dtype=torch.float32), torch.zeros(1, 3, hidden)
+        y = torch.ops.fastrnn.forward("gru", 1, x, [h_0], weights, True)[0]
+        results = torch.autograd.grad(y.sin().sum(), [x, *weights])
+        wanted = torch.autograd.grad(theirs(x)[0].sin().sum(), [x, *theirs.parameters()])
+        for result, expected in zip(results, wanted, strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+        del arrays, weights, y, results
+    gc.collect()
+    assert [array for array in memory if array() is not None] == []
+    assert len(layers) < 12
 
 
 def test_pytorchs_own_layers_still_leave_the_graph():

@@ -118,15 +118,18 @@ def test_states_of_a_stack_have_its_number_of_rows(kind, layers):
         (zeros(1, 3, 7, dtype=torch.float64), zeros(1, 3, 7, dtype=torch.float64)),
         (zeros(1, 7), zeros(1, 3, 7)),
         5,
+        (),
     ],
-    ids=["one tensor", "one of two", "c", "h", "None", "dtype of c", "dtypes", "dimensions", "a number"],
+    ids=["one tensor", "one of two", "c", "h", "None", "dtype of c", "dtypes", "dimensions", "a number", "nothing"],
 )
 def test_states_of_an_lstm(hx):
     assert_same_error(pair("lstm", 4, 7), lambda module: module(zeros(5, 3, 4), hx))
 
 
 @pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
-@pytest.mark.parametrize("hx", [(zeros(1, 3, 7),), zeros(1, 3, 7, dtype=torch.float64), 5], ids=["tuple", "dtype", "5"])
+@pytest.mark.parametrize(
+    "hx", [(zeros(1, 3, 7),), (), zeros(1, 3, 7, dtype=torch.float64), 5], ids=["tuple", "nothing", "dtype", "5"]
+)
 def test_states_of_a_gru_or_rnn(kind, hx):
     assert_same_error(pair(kind, 4, 7), lambda module: module(zeros(5, 3, 4), hx))
 
@@ -145,7 +148,8 @@ def test_packed_sequences_with_wrong_states(kind, sorted_lengths):
     for shape in wrong:
         hx = as_hx(kind, zeros(*shape), zeros(*shape[:-1], 7))
         assert_same_error(modules, lambda module, hx=hx: module(packed, hx))
-    assert_same_error(modules, lambda module: module(packed, 5))
+    for hx in (5, ()):
+        assert_same_error(modules, lambda module, hx=hx: module(packed, hx))
     narrow = pack(zeros(5, 3, 3), lengths, enforce_sorted=sorted_lengths)
     assert_same_error(modules, lambda module: module(narrow))
 
@@ -163,6 +167,34 @@ def test_packed_sequences_of_another_dtype(kind):
     assert_same_error(pair(kind, 4, 7), lambda module: module(packed))
 
 
+BATCH_SIZES = {
+    "more rows than there are": torch.tensor([5, 4]),
+    "many more": torch.tensor([8] * 40),
+    "more than memory has": torch.tensor([2**62, 2**62]),
+    "a sum that overflows": torch.tensor([2**62] * 4 + [8]),
+    "growing": torch.tensor([3, 5]),
+    "none at first": torch.tensor([0, 8]),
+    "negative": torch.tensor([9, -1]),
+    "no steps": torch.tensor([], dtype=torch.int64),
+    "int32": torch.tensor([5, 3], dtype=torch.int32),
+    "floats": torch.tensor([5.0, 3.0]),
+    "two dimensions": torch.tensor([[5, 3]]),
+}
+
+
+@pytest.mark.parametrize("sizes", BATCH_SIZES.values(), ids=BATCH_SIZES)
+def test_packed_sequences_whose_parts_do_not_fit(sizes):
+    packed = torch.nn.utils.rnn.PackedSequence(zeros(8, 4), sizes)
+    assert_same_error(pair("gru", 4, 7), lambda module: module(packed))
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [5, 3, 0], [8, 0]])
+def test_packed_sequences_that_torch_nn_takes_though_their_parts_do_not_fit(sizes):
+    theirs, ours = pair("gru", 4, 7, dtype=torch.float64)
+    packed = torch.nn.utils.rnn.PackedSequence(normal(8, 4, grad=False), torch.tensor(sizes))
+    assert_same(everything(ours, packed), everything(theirs, packed))
+
+
 CELL_ARGUMENTS = {
     "three dimensions": (zeros(2, 3, 4), None),
     "no dimension": (torch.tensor(1.0), None),
@@ -177,6 +209,7 @@ CELL_ARGUMENTS = {
     "dtype of h": (zeros(3, 4), zeros(3, 7, dtype=torch.float64)),
     "h with a batch": (zeros(4), zeros(2, 7)),
     "a number": (zeros(3, 4), 5),
+    "no h": (zeros(3, 4), ()),
 }
 
 
@@ -279,6 +312,38 @@ def test_after_an_error_the_module_computes_as_before(kind):
     expected = tensors_of(ours(x, state))
     assert outcome(lambda: ours(zeros(5, 2, 4), state)) is not None
     assert all(map(torch.equal, tensors_of(ours(x, state)), expected))
+
+
+NOT_STRIDED = {
+    "sparse": torch.Tensor.to_sparse,
+    "compressed": torch.Tensor.to_sparse_csr,
+    "mkldnn": torch.Tensor.to_mkldnn,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("parameter", [False, True], ids=["tensor", "parameter"])
+@pytest.mark.parametrize("convert", NOT_STRIDED.values(), ids=NOT_STRIDED)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_weights_that_are_not_strided(kind, convert, parameter):
+    """torch.nn takes some."""
+    theirs, ours = pair(kind, 4, 7)
+    x = normal(5, 3, 4, dtype=torch.float32, grad=False)
+    for name in ("weight_hh_l0", "weight_ih_l0"):
+        ours(x)  # so that the kernels know its strided weights
+        found = []
+        for module in (theirs, ours):
+            weight = convert(getattr(module, name).detach())
+            if parameter:
+                weight = torch.nn.Parameter(weight)
+            try:
+                found.append(torch.func.functional_call(module, {name: weight}, (x,))[0])
+            except Exception as error:
+                found.append((type(error), str(error)))
+        if isinstance(found[0], torch.Tensor):
+            assert torch.equal(*found)
+        else:
+            assert found[1] == found[0]
 
 
 def test_an_upstream_gradient_of_another_shape():

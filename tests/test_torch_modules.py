@@ -376,6 +376,44 @@ def test_those_who_follow_operators_see_pytorchs_own():
     torch.testing.assert_close(y, expected)
 
 
+class OfBoth(torch.nn.Module):
+    """A model with a layer and a cell, of torch.nn at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.GRU(4, 7, num_layers=2)
+        self.cell = torch.nn.LSTMCell(7, 5)
+
+    def forward(self, x):
+        y, h_n = self.layer(x)
+        h, c = self.cell(h_n[0])
+        return y.sum() + h.sum() + c.sum()
+
+
+def test_symbolic_graphs_keep_them_whole(monkeypatch):
+    model, x = OfBoth(), normal(5, 3, 4, dtype=torch.float32)
+    expected = model(x)
+    fast.accelerate(model)
+    count = spied_layers(monkeypatch)
+    graph = torch.fx.symbolic_trace(model)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layer", "cell"]
+    torch.testing.assert_close(graph(x), expected)
+    assert count == [3]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_compiles_torch_nns():
+    model, x = OfBoth(), normal(5, 3, 4, dtype=torch.float32)
+    expected = model(x)
+    fast.accelerate(model)
+    ours, weight = model.layer, model.layer.weight_hh_l0
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), expected)
+    assert scripted.layer.weight_hh_l0.data_ptr() == weight.data_ptr()
+    assert isinstance(ours, fast.GRU)
+    assert type(model.layer) is torch.nn.GRU  # PyTorch keeps what it compiled instead
+
+
 AUTOCAST = [
     *(("padded", dtype) for dtype in (None, torch.float32, torch.bfloat16)),
     *(("packed", dtype) for dtype in (None, torch.float32)),

@@ -90,9 +90,10 @@ class PlainDisplay:
 
     def chart(self, title: str, values: Mapping[str, float]) -> None:
         self.say(f"\n{title}")
-        width, largest = max(map(len, values)), max(values.values())
+        width = max(map(len, values))
+        bars = _bars(values, _columns(self.stream) - width - 12)
         for name, value in values.items():
-            self.say(f"  {name:{width}}  {value:6.3f}  {'#' * round(_BAR * value / largest)}")
+            self.say(f"  {name:{width}}  {value:6.3f}  {'#' * bars[name]}")
 
     def passage(self, title: str, text: str) -> None:
         self.say(f"\n{title}")
@@ -162,6 +163,12 @@ class _Lines:
         pass
 
 
+def _bars(values: Mapping[str, float], room: int) -> dict[str, int]:
+    """How long the bars of a chart are, in columns."""
+    unit = max(1, min(_BAR, room)) / max(values.values())
+    return {name: round(unit * value) for name, value in values.items()}
+
+
 def _columns(stream: TextIO) -> int:
     """The width of the terminal that `stream` writes to."""
     try:
@@ -207,10 +214,11 @@ class RichDisplay:
         from rich.table import Table
 
         table = Table(box=None, show_header=False)
-        largest = max(values.values())
-        for n, (name, value) in enumerate(values.items(), 1):
+        figures = {name: f"{value:.3f}" for name, value in values.items()}
+        bars = _bars(values, self.console.width - max(map(len, values)) - max(map(len, figures.values())) - 6)
+        for n, name in enumerate(values, 1):
             style = "bold green" if n == len(values) else ""
-            table.add_row(name, f"{value:.3f}", "█" * round(_BAR * value / largest), style=style)
+            table.add_row(name, figures[name], "█" * bars[name], style=style)
         self.console.print(f"\n{title}", style="bold", markup=False)
         self.console.print(table)
 
@@ -241,7 +249,14 @@ class _RichLive:
         self.live.console.print(text, markup=False)
 
     def show(self, title: str, columns: Sequence[str], rows: Rows) -> None:
-        self.live.update(_rich_table(title, columns, rows))
+        table = _rich_table(title, columns, rows)
+        console = self.live.console
+        unlimited = console.options.update(max_width=1 << 16)
+        for number in range(len(columns) - 1, 0, -1):  # the last ones go where words would be cut off
+            if console.measure(table, options=unlimited).minimum <= console.width:
+                break
+            table = _rich_table(title, columns[:number], [row[:number] for row in rows])
+        self.live.update(table)
 
 
 def _rich_table(title: str, columns: Sequence[str], rows: Rows) -> "RenderableType":

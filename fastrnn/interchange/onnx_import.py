@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _ACTIVATIONS = {"lstm": ["Sigmoid", "Tanh", "Tanh"], "gru": ["Sigmoid", "Tanh"], "rnn": ["Tanh"]}
+_TYPES = {
+    "hidden_size": "INT",
+    "layout": "INT",
+    "linear_before_reset": "INT",
+    "input_forget": "INT",
+    "direction": "STRING",
+    "activations": "STRINGS",
+}
 _STATES = ("initial_h", "initial_c")
 _OLDEST_OPSET = 7  # since then the operators' inputs have been these; later versions add `layout` and dtypes
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
@@ -86,32 +94,41 @@ class _Graph:
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of that name, if the model holds it."""
-        from onnx import external_data_helper, helper, numpy_helper
+        from onnx import external_data_helper, helper
 
+        name = self._behind(name, ("Identity",))
         if name in self._initializers:
             tensor = self._initializers[name]
-            return None if external_data_helper.uses_external_data(tensor) else numpy_helper.to_array(tensor)
+            return None if external_data_helper.uses_external_data(tensor) else _array(name, tensor)
         node = self._producers.get(name)
-        if node is None:
+        if node is None or node.op_type != "Constant":
             return None
-        if node.op_type == "Identity":
-            return self.constant(node.input[0])
         tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
-        return numpy_helper.to_array(tensors[0]) if node.op_type == "Constant" and tensors else None
+        return _array(name, tensors[0]) if tensors else None
 
     def is_zero(self, name: str) -> bool:
         """Whether the value of that name is zero, whatever its shape."""
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
+        name = self._behind(name, _MOVERS)
         value = self.constant(name)
         if value is not None:
             return not value.any()
         node = self._producers.get(name)
-        if node is None:
+        if node is None or node.op_type != "ConstantOfShape":
             return False
-        if node.op_type == "ConstantOfShape":
-            return not any(numpy_helper.to_array(helper.get_attribute_value(a)).any() for a in node.attribute)
-        return node.op_type in _MOVERS and self.is_zero(node.input[0])
+        return not any(_array(name, helper.get_attribute_value(a)).any() for a in node.attribute)
+
+    def _behind(self, name: str, operators: tuple[str, ...]) -> str:
+        """The value that such operators, one after the other, made that one of."""
+        passed = set()
+        while name not in self._initializers and name not in passed:  # a damaged graph may have circles
+            passed.add(name)
+            node = self._producers.get(name)
+            if node is None or node.op_type not in operators or not node.input:
+                break
+            name = node.input[0]
+        return name
 
     def origin(self, name: str) -> str:
         """Where the value of that name, which is no constant, comes from."""
@@ -122,19 +139,39 @@ class _Graph:
 
 
 def _label(node: "onnx.NodeProto") -> str:
-    return node.name or next(output for output in node.output if output)
+    return node.name or next((output for output in node.output if output), "")
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    """The numbers of the value of that name."""
+    from onnx import TensorProto, numpy_helper
+
+    if not isinstance(tensor, TensorProto):
+        raise ValueError(f"model: expected a tensor as the value of {name!r}, got {type(tensor).__name__}")
+    try:
+        return numpy_helper.to_array(tensor)
+    except KeyError as error:
+        raise ValueError(f"model: expected {name!r} to be a tensor of a known data type, got {error}") from error
+    except (ValueError, TypeError) as error:  # too few numbers for its shape, for example
+        raise ValueError(f"model: expected {name!r} to be a whole tensor: {error}") from error
 
 
 class _Attributes:
     """The attributes of a node, checked. What a layer cannot represent is added to `problems`."""
 
     def __init__(self, cell: str, node: "onnx.NodeProto", problems: list[str]) -> None:
-        from onnx import helper
+        from onnx import AttributeProto, helper
 
-        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        values = {}
+        for attribute in node.attribute:
+            name, given, expected = attribute.name, attribute.type, _TYPES.get(attribute.name)
+            if expected is None or given == AttributeProto.AttributeType.Value(expected):
+                values[name] = helper.get_attribute_value(attribute)
+            else:
+                problems.append(f"{name}: expected type {expected}, got {AttributeProto.AttributeType.Name(given)}")
         self.hidden_size: int | None = values.pop("hidden_size", None)
         self.layout: int = values.pop("layout", 0)
-        self.direction: str = values.pop("direction", b"forward").decode()
+        self.direction: str = values.pop("direction", b"forward").decode(errors="replace")
         self.reset_after = bool(values.pop("linear_before_reset", 0))
         self.nonlinearity = "tanh"
         if self.layout not in (0, 1):
@@ -144,14 +181,14 @@ class _Attributes:
         self.directions = _DIRECTIONS.get(self.direction, 1)
         if values.pop("input_forget", 0):
             problems.append("input_forget: not supported")
-        given = [name.decode() for name in values.pop("activations", [])]
-        expected = _ACTIVATIONS[cell] * self.directions
-        names = [name.lower() for name in given]
+        activations = [name.decode(errors="replace") for name in values.pop("activations", [])]
+        usual = _ACTIVATIONS[cell] * self.directions
+        names = [name.lower() for name in activations]
         if cell == "rnn" and names == ["relu"] * self.directions:
             self.nonlinearity = "relu"
-        elif given and names != [name.lower() for name in expected]:
+        elif activations and names != [name.lower() for name in usual]:
             either = " (or Relu in their place)" if cell == "rnn" else ""
-            problems.append(f"activations: expected {', '.join(expected)}{either}, got {', '.join(given)}")
+            problems.append(f"activations: expected {', '.join(usual)}{either}, got {', '.join(activations)}")
         problems += [f"{name}: not supported" for name in values]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,21 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     """Write the layer's class, options and parameters to a safetensors file at exactly `path`.
 
     Any reader of safetensors gets the parameters under PyTorch's names. What is not kept is as in `layer.save`.
+
+    OSError, as `open` raises it, if the file cannot be written.
     """
     family(layer)  # refuses what is no layer
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file(layer.state_dict(), path, metadata={_KEY: json.dumps(layer._header())})
+    try:
+        save_file(layer.state_dict(), path, metadata={_KEY: json.dumps(layer._header())})
+    except SafetensorError as error:
+        system = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
+        if system is None:
+            raise
+        number = int(system[2])
+        raise OSError(number, system[1], os.fspath(path), number) from error  # the last is for Windows
 
 
 def load_safetensors(

@@ -51,7 +51,7 @@ def accelerate(model: torch.nn.Module) -> Report:
 
 
 def restore(model: torch.nn.Module) -> Report:
-    """Undo `accelerate`: make every module of this package in `model` one of torch.nn's."""
+    """Undo `accelerate`: make every module of this package in `model` one of torch.nn's. Subclasses of ours stay."""
     return _swap(model, _THEIRS, lambda module: None)
 
 
@@ -103,6 +103,9 @@ def _why_unknown(module: torch.nn.Module, base: type) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         recurrent = module.original_name in _NAMES
         return f"is TorchScript, compiled from {module.original_name}" if recurrent else None
+    ours = next((c for c in base.__mro__ if c in _THEIRS), None)
+    if ours is not None:
+        return f"is {_full_name(base)}, a subclass of {_full_name(ours)}, and stays one"
     if isinstance(module, torch.nn.RNNBase | torch.nn.RNNCellBase):
         return f"is {_full_name(base)}, a subclass that may compute something else"
     return f"is {_full_name(base)}, none of torch.nn's" if base.__name__ in _NAMES else None

@@ -3,8 +3,12 @@
 from collections.abc import Sequence as Tensors
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn.lengths import Packed
 
 from .layer import DTYPES, PLAIN, split
 
@@ -22,10 +26,22 @@ def present_weights(
         # a parametrised weight is an attribute, and so is one that weight_norm computes
         weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
         if weight is not None:
-            if type(weight) not in PLAIN or not weight.is_cpu:
+            if type(weight) not in PLAIN or not weight.is_cpu or weight.layout is not torch.strided:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
     return split(weights, layers) if weights and weights[0].dtype in DTYPES else None
+
+
+def packed_rows(sequence: PackedSequence) -> Packed | None:
+    """Where the rows of each step lie; None if batch_sizes and data do not fit, as what is made by hand may not."""
+    data, sizes = sequence.data, sequence.batch_sizes
+    if data.dim() != 2 or not _plain(sizes, torch.int64) or sizes.dim() != 1:
+        return None
+    steps, rows = sizes.numpy(), len(data)
+    # the first bounds the others, so that no sum can overflow
+    if not (0 < len(steps) <= rows and steps[-1] > 0 and steps[0] <= rows and np.all(steps[1:] <= steps[:-1])):
+        return None
+    return Packed(steps, int(steps[0])) if steps.sum() == rows else None
 
 
 def fit(

@@ -96,10 +96,10 @@ def _gradients(
         saved = None
     if saved is None or (ctx.y is not None and ctx.y._version):
         _, _, saved = _forward(call, x, states, save=True)
-    dstate_arrays = [None if d is None else as_array(d) for d in dstates]
+    dstate_arrays = list(map(gradient_array, dstates))
     if step:
         dstate_arrays = [None if d is None else d[None] for d in dstate_arrays]
-    dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), tuple(dstate_arrays))
+    dx, dstates_0, dweights = layer.backward(saved, arrays, gradient_array(dy), tuple(dstate_arrays))
     gradients = [dx, *dstates_0[:number]]
     if step:
         gradients = [gradient[0] for gradient in gradients]
@@ -124,6 +124,13 @@ def _forward(
 
 def _outputs(step: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
     return tuple(map(torch.from_numpy, [s[0] for s in states_n] if step else (y, *states_n)))
+
+
+def gradient_array(gradient: Tensor | None) -> np.ndarray | None:
+    """An upstream gradient, which may be None and sparse, as `as_array` makes it."""
+    if gradient is None:
+        return None
+    return as_array(gradient if gradient.layout is torch.strided else gradient.to_dense())
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

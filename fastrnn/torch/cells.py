@@ -10,7 +10,8 @@ from fastrnn.parameters import GATES
 from . import autograd, operators
 from .arguments import fit, present_weights
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, kernels_may_run
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run
+from .original import as_torch_nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -25,7 +26,12 @@ class _Cell(torch.nn.RNNCellBase):
             result = self._run(input, hx, compiling)
             if result is not None:
                 return result
-        return super().forward(input, hx)
+        node = in_fx_graph(self, input, hx)
+        return super().forward(input, hx) if node is None else node
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """What torch.jit.script compiles in place of this."""
+        return as_torch_nn(self)
 
     def _kernels(self) -> str:
         """The cell's name there."""

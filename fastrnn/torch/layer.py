@@ -94,6 +94,11 @@ class Layer:
         self._bound = Bound(key, arrays)
         return arrays
 
+    def release(self) -> None:
+        """Keep the memory of no weights."""
+        self._bound = Bound([], [])
+        self._cpu.weights.release()
+
     def _fits(self, weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
         return (
             type(weight) in PLAIN
@@ -174,6 +179,7 @@ def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors
     for weight, (kind, place, shape, dtype) in zip(weights, last.looks, strict=True):
         if (
             type(weight) is not kind
+            or weight.layout is not torch.strided
             or weight.data_ptr() != place
             or weight.shape != shape
             or weight.dtype is not dtype

@@ -1,6 +1,9 @@
 """What of PyTorch's global state concerns a call: who follows its operators, and autocast."""
 
+from typing import Any
+
 import torch
+import torch.fx
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -17,6 +20,15 @@ def kernels_may_run() -> bool:
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
     )
+
+
+def in_fx_graph(module: torch.nn.Module, *arguments: Any) -> torch.fx.Proxy | None:
+    """For torch.fx.symbolic_trace a node that is the whole module, as it makes of torch.nn's own; else None."""
+    proxy = next((a for a in arguments if isinstance(a, torch.fx.Proxy)), None)
+    if proxy is None:
+        return None
+    tracer: Any = proxy.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 def is_mapped() -> bool:

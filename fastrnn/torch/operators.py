@@ -1,9 +1,12 @@
 """One layer as operators that torch.compile puts into its graphs whole.
 
 `fastrnn::forward` and `fastrnn::backward` take and return tensors only. So what the forward pass keeps for the backward
-pass are tensors too, and the backward pass copies what it overwrites or keeps.
+pass are tensors too, y among them, and the backward pass copies what it overwrites or keeps.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from fastrnn.kernels.cells import CELLS
 from fastrnn.parameters import GATES, Directions
 
-from .autograd import as_array, wants_gradient
-from .layer import Layer
+from .autograd import as_array, gradient_array, wants_gradient
+from .layer import DTYPES, Layer
 
 
 def run(
@@ -39,13 +42,26 @@ def run(
     return tuple([s.squeeze(0) for s in states_n]) if step else (y, *states_n)
 
 
+@torch.library.custom_op("fastrnn::copy", mutates_args=())
+def copy(y: Tensor) -> Tensor:
+    """y for the caller, who may change it in place, where `fastrnn::backward` needs the other.
+
+    `clone` would not do: inductor takes that away.
+    """
+    return y.clone()
+
+
+copy.register_fake(torch.empty_like)
+copy.register_autograd(lambda ctx, dy: dy)
+
+
 @torch.library.custom_op("fastrnn::forward", mutates_args=())
 def _forward(
     cell: str, directions: int, x: Tensor, states: list[Tensor], weights: list[Tensor], save: bool
 ) -> list[Tensor]:
     """y and the final states, and with `save` what `fastrnn::backward` needs beside them."""
-    layer, arrays = _bound(cell, directions, weights)
-    y, states_n, saved = layer.forward(arrays, as_array(x), tuple([as_array(s) for s in states]), None, save)
+    with _bound(cell, directions, weights) as (layer, arrays):
+        y, states_n, saved = layer.forward(arrays, as_array(x), tuple([as_array(s) for s in states]), None, save)
     kept = (saved.gates if _keeps_gates(cell) else np.empty(0, layer.dtype), saved.cells) if save else ()
     return [torch.from_numpy(array) for array in (y, *states_n, *kept)]
 
@@ -80,13 +96,13 @@ def _backward(
     """The gradients of x, the states and the weights."""
     from fastrnn.cpu import Saved
 
-    layer, arrays = _bound(cell, directions, weights)
     gates, cells = [as_array(k).copy() for k in kept]  # they are overwritten
     if not _keeps_gates(cell):
-        gates = np.empty((directions, *x.shape[:2], weights[0].shape[0]), layer.dtype)
+        gates = np.empty((directions, *x.shape[:2], weights[0].shape[0]), DTYPES[x.dtype])
     saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells, None)
-    dstates = tuple([None if d is None else as_array(d) for d in (dh_n, dc_n)[: len(states)]])
-    dx, dstates_0, dweights = layer.backward(saved, arrays, None if dy is None else as_array(dy), dstates)
+    dstates = tuple(map(gradient_array, (dh_n, dc_n)[: len(states)]))
+    with _bound(cell, directions, weights) as (layer, arrays):
+        dx, dstates_0, dweights = layer.backward(saved, arrays, gradient_array(dy), dstates)
     gradients = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
     return [torch.from_numpy(gradient) for gradient in gradients]
 
@@ -133,10 +149,10 @@ def _keeps_gates(cell: str) -> bool:
 
 
 _of_parameters: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_of_shapes: dict[tuple[Any, ...], Layer] = {}
 
 
-def _bound(cell: str, directions: int, weights: list[Tensor]) -> tuple[Layer, Directions]:
+@contextmanager
+def _bound(cell: str, directions: int, weights: list[Tensor]) -> Iterator[tuple[Layer, Directions]]:
     """The kernels for these weights, and the weights as they take them.
 
     Operators know no modules: kernels, which keep weights packed while they do not change, belong to the first weight.
@@ -144,16 +160,23 @@ def _bound(cell: str, directions: int, weights: list[Tensor]) -> tuple[Layer, Di
     """
     first = weights[0]
     owned = type(first) is torch.nn.Parameter
-    shapes = (cell, directions, first.dtype, *[w.shape for w in weights])
-    layer = _of_parameters.get(first) if owned else _of_shapes.get(shapes)
+    kind = (cell, directions, first.dtype, *[w.shape for w in weights])
+    layer = _of_parameters.get(first) if owned else _of_shapes(*kind)
     arrays = None if layer is None else layer.bind(weights)
-    if layer is None or arrays is None:
+    if owned and arrays is None:
         layer = Layer.of(cell, directions, weights)
-        arrays = None if layer is None else layer.bind(weights)
-        if layer is None or arrays is None:
-            raise ValueError(f"weights: not those of one {cell} layer, contiguous, on the CPU: {shapes}")
-        if owned:
+        if layer is not None:
+            arrays = layer.bind(weights)
             _of_parameters[first] = layer
-        else:
-            _of_shapes[shapes] = layer
-    return layer, arrays
+    if layer is None or arrays is None:
+        raise ValueError(f"weights: not those of one {cell} layer, contiguous, on the CPU: {kind}")
+    try:
+        yield layer, arrays
+    finally:
+        if not owned:
+            layer.release()
+
+
+@lru_cache(maxsize=8)
+def _of_shapes(cell: str, directions: int, dtype: torch.dtype, *shapes: torch.Size) -> Layer | None:
+    return Layer.of(cell, directions, [torch.empty(shape, dtype=dtype) for shape in shapes])

@@ -1,5 +1,6 @@
 """PyTorch's own implementation of one layer: it can be differentiated twice, or mapped, and the kernels cannot."""
 
+import copy
 from collections.abc import Iterator
 from collections.abc import Sequence as Tensors
 from contextlib import contextmanager
@@ -11,6 +12,13 @@ from torch import _VF, Tensor
 from fastrnn.lengths import Packed
 
 from .layer import Layer
+
+
+def as_torch_nn(module: torch.nn.Module) -> torch.nn.Module:
+    """One of torch.nn's modules with the same parameters, buffers, hooks and options as one of ours."""
+    original = copy.copy(module)
+    original.__class__ = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
+    return original
 
 
 def differentiable_gradients(

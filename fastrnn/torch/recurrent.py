@@ -10,10 +10,11 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.lengths import Packed
 
 from . import autograd, operators
-from .arguments import fit, present_weights
+from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_enabled
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_enabled
+from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 
@@ -31,17 +32,23 @@ class _Recurrent(torch.nn.RNNBase):
         if not kernels_may_run():
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            sizes = input.batch_sizes.numpy()
-            states = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
-            result = self._run(input.data, states, Packed(sizes, int(sizes[0])))
-            if result is not None:
-                y, final = result
-                return PackedSequence(y, *input[1:]), self.permute_hidden(final, input.unsorted_indices)
+            rows = packed_rows(input)
+            if rows is not None:
+                states = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
+                result = self._run(input.data, states, rows)
+                if result is not None:
+                    y, final = result
+                    return PackedSequence(y, *input[1:]), self.permute_hidden(final, input.unsorted_indices)
         else:
             result = self._run(input, hx, None)
             if result is not None:
                 return result
-        return super().forward(input, hx)
+        node = in_fx_graph(self, input, hx)
+        return super().forward(input, hx) if node is None else node
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """What torch.jit.script compiles in place of this."""
+        return as_torch_nn(self)
 
     @torch.compiler.disable
     def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
@@ -89,6 +96,8 @@ class _Recurrent(torch.nn.RNNBase):
             y, *final = run(bound[0], x, states, weights[0], rows)
         else:
             y, final = self._run_layers(run, bound, weights, x, states, rows)
+        if compiling and y.requires_grad:
+            y = operators.copy(y)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
         elif turned:

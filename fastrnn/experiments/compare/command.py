@@ -5,7 +5,7 @@ import platform
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -27,7 +27,7 @@ from .board import Board, describe
 from .contenders import CONTENDERS
 from .costs import measure_costs
 from .jobs import Job, do
-from .processes import perform
+from .processes import interrupt_ignored, perform
 from .report import check_page, write_docs, write_report
 from .results import Results
 from .settings import DEFAULT, QUICK, TASKS, Settings, as_mapping, differences
@@ -114,19 +114,21 @@ def run(arguments: argparse.Namespace) -> int:
     store = _open(arguments, settings)
     jobs = make_jobs(tasks, contenders, seeds)
     show.say(f"{settings.size}: {len(jobs)} jobs in {processes} processes, results in {store.folder}")
-    failed = []
     try:
         failed = _do_jobs(show, store, settings, jobs, baselines, processes)
         costs = _costs(show, store, settings)
+        found = _gather(store, settings, jobs, costs, baselines, failed)
+        _report(show, found, store.folder, arguments.docs)
     except KeyboardInterrupt:
-        done = sum(store.load(job.name) is not None for job in jobs)
-        show.say(f"Interrupted: {done} of {len(jobs)} jobs are done; the same command goes on from there")
+        with interrupt_ignored():
+            done = sum(_result(store, job) is not None for job in jobs)
+            show.say(f"Interrupted: {done} of {len(jobs)} jobs are done; the same command goes on from there")
         return INTERRUPTED
+    except BrokenPipeError:  # nobody reads standard output any more
+        raise
     except OSError as error:
         print(f"The comparison ended, and what is done is kept: {error}", file=sys.stderr)
         return 1
-    found = _gather(store, settings, jobs, costs, baselines, failed)
-    _report(show, found, store.folder, arguments.docs)
     return 1 if failed else 0
 
 
@@ -221,11 +223,11 @@ def _do_jobs(
         board = Board(live, jobs, baselines)
         left = []
         for job in jobs:
-            there = store.load(job.name)
+            there = _result(store, job)
             if there is None:
                 left.append(job)
             else:
-                board.have(job, there.get("loss"))
+                board.have(job, there.loss if isinstance(there, results.Run) else None)
         board.show()
         with closing(perform([(settings, job) for job in left], do, processes)) as events:
             for event in events:
@@ -238,37 +240,50 @@ def _do_jobs(
     return failed
 
 
-def _costs(show: Display, store: Store, settings: Settings) -> dict[str, Any]:
+def _result(store: Store, job: Job) -> results.Run | list[results.Scaled] | None:
+    """What the job came to; None if it is not done, or what there is in place of its result is none."""
+    found = store.load(job.name)
+    if found is None:
+        return None
+    try:
+        if job.task is None:
+            return [results.Scaled(**each) for each in found["scaled"]]
+        return results.run_from({**found, "task": job.task, "contender": job.contender, "seed": job.seed})
+    except (TypeError, KeyError):
+        return None
+
+
+def _costs(show: Display, store: Store, settings: Settings) -> dict[str, results.Cost]:
     """Measured after the rest, with the processors free; or as measured before."""
-    costs = store.load("costs")
-    if costs is None:
-        use_one_thread()
-        with show.waiting("Timing a step of each"):
-            costs = plain(measure_costs(settings))
-        store.save("costs", costs)
-    return costs
+    found = store.load("costs")
+    if found is not None and found.keys() == CONTENDERS.keys():
+        with suppress(TypeError):  # of what is something else
+            return results.costs_from(found)
+    use_one_thread()
+    with show.waiting("Timing a step of each"):
+        found = plain(measure_costs(settings))
+    store.save("costs", found)
+    return results.costs_from(found)
 
 
 def _gather(
     store: Store,
     settings: Settings,
     jobs: Sequence[Job],
-    costs: dict[str, Any],
+    costs: dict[str, results.Cost],
     baselines: dict[str, float],
     failed: list[str],
 ) -> Results:
-    runs, scaled = [], []
+    runs: list[results.Run] = []
+    scaled: list[results.Scaled] = []
     for job in jobs:
-        found = store.load(job.name)
-        if found is None:
-            continue
-        if job.task is None:
-            scaled += [results.Scaled(**each) for each in found["scaled"]]
-        else:
-            runs.append(results.run_from({**found, "task": job.task, "contender": job.contender, "seed": job.seed}))
+        found = _result(store, job)
+        if isinstance(found, results.Run):
+            runs.append(found)
+        elif found is not None:
+            scaled += found
     looked_at = next((run.task for run in runs), None)
     runs = [run if run.task == looked_at else run.without_details() for run in runs]
-    costs = {name: results.Cost(**each) for name, each in costs.items()}
     return Results(settings, runs, scaled, costs, baselines, _machine(), failed)
 
 
@@ -296,7 +311,13 @@ def _report_only(arguments: argparse.Namespace, show: Display) -> int:
         arguments.refuse(f"argument --from: {error}")
     if arguments.out is not None and not arguments.out.is_dir():
         arguments.refuse(f"argument --out: there is no folder {str(arguments.out)!r}")
-    _report(show, found, arguments.out, arguments.docs)
+    try:
+        _report(show, found, arguments.out, arguments.docs)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"The report could not be written: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fastrnn.blas import use_one_thread
 from fastrnn.experiments.training import train
 from fastrnn.threads import set_num_threads
@@ -39,10 +41,11 @@ def do(job: tuple[Settings, Job], report: Report) -> dict[str, Any]:
     settings, what = job
     set_num_threads(1)  # each process keeps one processor busy
     use_one_thread()
-    if what.task is None or what.contender is None:
-        return plain(scaled_matrices(settings, what.seed))
-    learner = make_learner(what.task, what.contender, settings, what.seed)
-    return plain(_learn(learner, what, settings, report))
+    with np.errstate(all="ignore"):  # what overflows is a result, and a warning would be drawn across the display
+        if what.task is None or what.contender is None:
+            return plain(scaled_matrices(settings, what.seed))
+        learner = make_learner(what.task, what.contender, settings, what.seed)
+        return plain(_learn(learner, what, settings, report))
 
 
 def _learn(learner: Learner, job: Job, settings: Settings, report: Report) -> dict[str, Any]:

@@ -54,8 +54,9 @@ def perform(jobs: Sequence[Any], function: Function, processes: int) -> Generato
                         workers.remove(worker)
                         worker.end()
     finally:
-        for worker in workers:
-            worker.end()
+        with interrupt_ignored():  # a second Ctrl-C would leave some running
+            for worker in workers:
+                worker.end()
 
 
 class _Worker:
@@ -91,6 +92,16 @@ class _Worker:
             self.process.terminate()
         self.process.join()
         self.process.close()
+
+
+@contextmanager
+def interrupt_ignored() -> Iterator[None]:
+    """Do not hear Ctrl-C: what is done is its consequence already, or soon over."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from .contenders import CONTENDERS
 from .settings import TASKS, Settings, as_mapping, from_mapping
 
 FORMAT = 1
+MACHINE = ("cpu", "processors", "fastrnn", "python", "numpy", "numba", "commit", "date")  # what is noted of it
 
 
 @dataclass(frozen=True)
@@ -175,21 +176,29 @@ def read(content: dict[str, Any]) -> Results:
     """Results from a mapping as `as_json` makes it. ValueError, TypeError or KeyError if it is none."""
     if content["format"] != FORMAT:
         raise ValueError(f"expected format {FORMAT}, got {content['format']}")
-    return Results(
+    found = Results(
         settings=from_mapping(content["settings"]),
         runs=[run_from(each) for each in content["runs"]],
         scaled=[Scaled(**each) for each in content["scaled"]],
-        costs={name: Cost(**each) for name, each in content["costs"].items()},
-        baselines=content["baselines"],
-        machine=content["machine"],
-        failed=content["failed"],
+        costs=costs_from(content["costs"]),
+        baselines=dict(content["baselines"]),
+        machine={name: content["machine"][name] for name in MACHINE},
+        failed=list(content["failed"]),
     )
+    if not found.baselines.keys() >= set(found.tasks):
+        raise ValueError(f"expected baselines of {', '.join(found.tasks)}, got {', '.join(found.baselines)}")
+    return found
 
 
 def run_from(mapping: dict[str, Any]) -> Run:
-    """A run from what `dataclasses.asdict` made of it."""
-    looks = {name: mapping[name] and Look(**mapping[name]) for name in ("start", "trained")}
-    return Run(**{**mapping, **looks})
+    """A run from what `dataclasses.asdict` made of it. TypeError or KeyError if it is none."""
+    trained = None if mapping["trained"] is None else Look(**mapping["trained"])
+    return Run(**{**mapping, "start": Look(**mapping["start"]), "trained": trained})
+
+
+def costs_from(mapping: dict[str, Any]) -> dict[str, Cost]:
+    """Likewise what the contenders cost."""
+    return {name: Cost(**each) for name, each in mapping.items()}
 
 
 def load(path: Path) -> Results:
