@@ -10,7 +10,8 @@ from bench import details, machine, parity, results, timing
 from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, available_cores, default_threads, problem, table
 from bench.checked import WrongResults
 from bench.comparison import times_faster
-from bench.competitors import COMPETITORS, LABELS, Unsupported, absent_competitors
+from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
+from bench.options import add_threads, refuse_threads
 from bench.report import write_docs
 from bench.sections import Effort, sections
 
@@ -30,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=names, metavar="S", help=f"some of {', '.join(names)}")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS, help="of the grid")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
+    add_threads(parser)
     parser.add_argument(
         "--cases", metavar="PATTERN", help="only cases with these fields in their id: T100-B1, 'H*-f32-1t'"
     )
@@ -43,8 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-docs", action="store_true", help="write the results file only")
     options = parser.parse_args(arguments)
-    if any(not 1 <= n <= available_cores() for n in options.threads or ()):
-        parser.error(f"--threads: expected counts of 1 to {available_cores()}, the cores of this machine")
+    refuse_threads(parser, options)
     if options.seconds_per_case is None:
         options.seconds_per_case = 0.2 if options.quick else 1.5
     if options.sections is None:  # whoever asks for a part of the grid wants no more than that
@@ -81,22 +81,14 @@ def is_selection(options: argparse.Namespace) -> bool:
 def measure_case(case: Case, absent: dict[str, str], seconds: float) -> results.Measurement:
     """Check every competitor on the case, then time those that passed, interleaved."""
     numbers, oracle = problem(case), parity.expected(case)
-    runners, refused = {}, {}
-    for name, prepare in COMPETITORS.items():
-        if name in absent:
-            continue
-        try:
-            runner = prepare(numbers, case.mode, case.threads)
-            runner.set_threads()
-            wrong = parity.check(runner, oracle, case.dtype)
-        except Unsupported:
-            continue
-        except Exception as error:  # a competitor that fails is one refused: reported, and the run ends in error
-            wrong = f"{type(error).__name__}: {error}"
-        if wrong:
-            refused[name] = wrong
-        else:
-            runners[name] = runner
+
+    def prepare(name: str) -> Runner:
+        runner = COMPETITORS[name](numbers, case.mode, case.threads)
+        runner.set_threads()
+        return runner
+
+    present = [name for name in COMPETITORS if name not in absent]
+    runners, refused = parity.gate(present, prepare, lambda _, runner: parity.check(runner, oracle, case.dtype))
     return results.Measurement(case, timing.measure(runners, seconds) if runners else {}, refused)
 
 

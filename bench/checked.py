@@ -9,10 +9,9 @@ import numpy as np
 import fastrnn
 from bench import parity
 from bench.cases import Case, problem
-from bench.competitors import Runner, prepare_fastrnn
+from bench.competitors import Runner, as_state, fastrnn_layer, prepare_fastrnn
 
 MOST = 256  # steps and rows; the reference is slow, so a larger case is compared at this length and batch
-
 
 Layer = fastrnn.LSTM | fastrnn.GRU | fastrnn.RNN
 
@@ -35,13 +34,10 @@ def runner_of(case: Case) -> Runner:
 def streamed_layer(case: Case) -> Layer:
     """A layer with a case's weights, B = 1. WrongResults if its stream is not the reference's whole-sequence call."""
     numbers = problem(case)
-    layer_class = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}[case.cell]
-    layer = layer_class(case.I, case.H, dtype=case.dtype)
-    layer.load_state_dict(numbers.parameters)
+    layer = fastrnn_layer(numbers)
     fastrnn.set_num_threads(case.threads)
     stream = layer.stream()
-    initial = tuple(value for value in numbers.state.values())
-    stream.reset(initial if len(initial) == 2 else initial[0])
+    stream.reset(as_state(numbers.state.values()))
     y = np.array([stream.step(frame) for frame in numbers.x[:, 0]])[:, None]
     right = parity.expected(case)["y"]
     wrong = parity.check(Runner(lambda: None, lambda _: {"y": y}), {"y": right}, case.dtype)

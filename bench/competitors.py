@@ -33,15 +33,23 @@ class Runner:
     sample: Callable[[int], float] | None = None
 
 
-def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
-    """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
+def fastrnn_layer(problem: Problem, **options) -> Any:
+    """fastrnn's layer with the weights of a problem."""
     import fastrnn
 
     _, _, I, H = problem.sizes
     layer_class = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn": fastrnn.RNN}[problem.cell]
     layer = layer_class(I, H, dtype=str(problem.x.dtype).removeprefix("torch."), seed=0, **options)
     layer.load_state_dict(problem.parameters)
-    state, dstate = _as_state(problem.state.values()), _as_state(problem.dstate.values())
+    return layer
+
+
+def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
+    """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
+    import fastrnn
+
+    layer = fastrnn_layer(problem, **options)
+    state, dstate = as_state(problem.state.values()), as_state(problem.dstate.values())
 
     def forward():
         return layer(problem.x, state)
@@ -81,7 +89,7 @@ def prepare_torch(problem: Problem, mode: str, threads: int, as_returned: Callab
     training_mode = mode == "training"
     leaves = {"x": x} | {name: torch.as_tensor(array) for name, array in problem.state.items()}
     leaves = {name: tensor.clone().requires_grad_(training_mode) for name, tensor in leaves.items()}
-    state = _as_state(leaf for name, leaf in leaves.items() if name != "x")
+    state = as_state(leaf for name, leaf in leaves.items() if name != "x")
     upstream = [torch.as_tensor(array) for array in (problem.dy, *problem.dstate.values())]
     leaves |= dict(module.named_parameters())
 
@@ -138,7 +146,7 @@ def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
     return prepare_apart("jax", problem, mode, threads)
 
 
-def _as_state(arrays):
+def as_state(arrays):
     """One array alone (GRU, RNN), several as a tuple (LSTM), as layers take their state."""
     arrays = tuple(arrays)
     return arrays if len(arrays) > 1 else arrays[0]

@@ -6,12 +6,13 @@ ONNX Runtime pass, the oracle itself is right.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
 
 from bench.cases import Case, problem
-from bench.competitors import Runner, prepare_fastrnn
+from bench.competitors import Runner, Unsupported, prepare_fastrnn
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 """Largest error allowed, as a share of the array's largest entry. Rounding alone brings PyTorch to 2e-6 on these cases,
@@ -28,6 +29,30 @@ def expected(case: Case) -> dict[str, np.ndarray]:
 def _expected(wide: Case) -> dict[str, np.ndarray]:
     runner = prepare_fastrnn(problem(wide), wide.mode, 1, backend="reference")
     return runner.outputs(runner.call())
+
+
+def gate(
+    names: Iterable[str], prepare: Callable[[str], Runner], wrong: Callable[[str, Runner], str | None]
+) -> tuple[dict[str, Runner], dict[str, str]]:
+    """The runners of those that may be timed, and for each of the others why it may not.
+
+    prepare  makes a runner; Unsupported, from here or from `wrong`, leaves it out of both
+    wrong    what is wrong with the runner's results
+    """
+    runners, refused = {}, {}
+    for name in names:
+        try:
+            runner = prepare(name)
+            reason = wrong(name, runner)
+        except Unsupported:
+            continue
+        except Exception as error:  # one that fails is one refused: reported, and the run ends in error
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            refused[name] = reason
+        else:
+            runners[name] = runner
+    return runners, refused
 
 
 def check(runner: Runner, oracle: dict[str, np.ndarray], dtype: str) -> str | None:

@@ -16,7 +16,8 @@ import sys
 from dataclasses import asdict
 
 from bench import machine, timing
-from bench.cases import available_cores, default_threads
+from bench.cases import default_threads
+from bench.options import add_threads, refuse_threads
 from bench.results import FOLDER, write
 
 SCHEMA = 1
@@ -29,14 +30,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m bench.pytorch", description=__doc__.splitlines()[0])
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts; 1, 2 and all by default")
+    add_threads(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, little time for each; leaves the docs alone")
     parser.add_argument("--seconds-per-case", type=float, metavar="S", help="time for all calls of a case (1)")
     parser.add_argument("--name", help="of the results file; by default the processor's")
     parser.add_argument("--report-only", action="store_true", help="measure nothing: write the docs from the results")
     options = parser.parse_args(arguments)
-    if any(not 1 <= n <= available_cores() for n in options.threads or ()):
-        parser.error(f"--threads: expected counts of 1 to {available_cores()}, the cores of this machine")
+    refuse_threads(parser, options)
     if options.seconds_per_case is None:
         options.seconds_per_case = 0.05 if options.quick else 1.0
     return options

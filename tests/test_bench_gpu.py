@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run 
 from bench import __main__ as bench
 from bench import timing
 from bench.cases import Case, problem
+from bench.competitors import Runner
 from bench.gpu import command, contenders, floors, grid, report
 from bench.gpu.grid import CONTENDERS
+from fastrnn.cuda.requirements import DoesNotFit
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Case("lstm", "training", 1, 4, 3, 5, 6)
@@ -217,6 +219,18 @@ def test_a_case_times_those_that_agree(monkeypatch):
     assert set(point["timings"]) == {"cudnn-float32"}
     assert "allowed 1e-09" in point["refused"]["cudnn-bfloat16"]
     assert re.match("ValueError: backend", point["refused"]["plain-float32"])  # the paths are those of device="cuda"
+
+
+def test_a_contender_whose_layer_does_not_fit_is_none(monkeypatch):
+    pytest.importorskip("torch")
+
+    def too_large():
+        raise DoesNotFit("backend: too large")
+
+    monkeypatch.setattr(contenders, "DEVICE", "cpu")
+    monkeypatch.setattr(contenders, "prepare", lambda *_: Runner(too_large, dict))
+    point = command.measure_case(SMALL, ["persistent-float32"])
+    assert (point["timings"], point["refused"]) == ({}, {})
 
 
 def test_a_run_writes_what_it_found(tmp_path, monkeypatch, capsys):

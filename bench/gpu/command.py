@@ -33,7 +33,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import machine, timing
+from bench import machine, parity, timing
 from bench.cases import CELLS, MODES, Case, problem
 from bench.gpu import PROGRAM, clock, contenders, floors, grid
 from bench.gpu.grid import BATCHES, CONTENDERS, HIDDEN, STEPS
@@ -258,25 +258,18 @@ def measure_case(case: Case, names: list[str]) -> dict[str, Any]:
 
     gc.collect()
     torch.cuda.empty_cache()  # of the case before
-    runners, refused = {}, {}
     try:
         numbers = contenders.device_problem(problem(case), case.dtype)  # once: the contenders convert it where it is
         dtypes = {CONTENDERS[name].dtype for name in names}
         truths = {dtype: contenders.expected(numbers, case.mode, dtype) for dtype in dtypes}
     except torch.OutOfMemoryError:
         return {"case": asdict(case), "timings": {}, "refused": dict.fromkeys(names, "no memory for the float64 truth")}
-    for name in names:
-        try:
-            runner = contenders.prepare(CONTENDERS[name], numbers, case.mode)
-            wrong = contenders.wrong(runner, truths[CONTENDERS[name].dtype], CONTENDERS[name])
-        except Exception as error:  # a contender that fails is one refused: reported, and the run ends in error
-            if isinstance(error, ValueError) and "does not fit on this GPU" in str(error):
-                continue  # too large for the persistent path, and so not its case
-            wrong = f"{type(error).__name__}: {error}"
-        if wrong:
-            refused[name] = wrong
-        else:
-            runners[name] = replace(runner, sample=partial(clock.sample, runner.call))
+    runners, refused = parity.gate(
+        names,
+        lambda name: contenders.prepare(CONTENDERS[name], numbers, case.mode),
+        lambda name, runner: contenders.wrong(runner, truths[CONTENDERS[name].dtype], CONTENDERS[name]),
+    )
+    runners = {name: replace(runner, sample=partial(clock.sample, runner.call)) for name, runner in runners.items()}
     truths.clear()
     timings = timing.measure(runners, SECONDS_PER_CASE, clock.settle) if runners else {}
     contenders.use_tf32(False)

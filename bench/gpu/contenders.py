@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.cases import Problem
-from bench.competitors import Runner, prepare_fastrnn, prepare_torch
+from bench.competitors import Runner, Unsupported, prepare_fastrnn, prepare_torch
 from bench.gpu.grid import Contender
+from fastrnn.cuda.requirements import DoesNotFit
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +53,12 @@ def expected(problem: Problem, mode: str, dtype: str) -> dict[str, torch.Tensor]
 
 
 def wrong(runner: Runner, truth: dict[str, torch.Tensor], contender: Contender) -> str | None:
-    """What does not agree with the truth; None if all does."""
+    """What does not agree with the truth; None if all does. Unsupported if the GPU is too small for its path."""
     runner.set_threads()
-    computed = runner.outputs(runner.call())
+    try:
+        computed = runner.outputs(runner.call())
+    except DoesNotFit as error:
+        raise Unsupported(str(error)) from error
     if computed.keys() != truth.keys():
         return f"computed {sorted(computed)}, expected {sorted(truth)}"
     bound = BOUNDS["float16" if contender.tf32 else contender.dtype]

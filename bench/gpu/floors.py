@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from fastrnn.kernels.cuda.plan import DeviceLimits, best_plan
+from fastrnn.kernels.cuda.planes import ITEMSIZE
 from fastrnn.kernels.cuda.planes import passes as cell_passes
 
-from bench.cases import GATES, Case
+from bench.cases import FORMULAS, GATES, Case
 from bench.gpu import clock
 from bench.gpu.contenders import use_tf32
 from bench.gpu.grid import DTYPES
@@ -20,9 +21,6 @@ _SIDE = 8192  # of the square matrices
 _COPIED = 1 << 28  # bytes
 _LAUNCHES = 1000
 _MEETINGS = 10_000
-_PATIENCE = 5_000_000
-_CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
-_ITEMSIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 
 
 def measure() -> dict[str, Any]:
@@ -49,7 +47,7 @@ def least_seconds(case: Case, dtype: str, path: str | None, limits: dict[str, An
     numbers = case.T * case.B * (case.I + case.H) + weights
     at_least = [
         case.flops / limits["multiply_add"][dtype],
-        passes * numbers * _ITEMSIZE[dtype] / limits["bandwidth"],
+        passes * numbers * ITEMSIZE["float32" if dtype == "tf32" else dtype] / limits["bandwidth"],
     ]
     if path == "plain":
         at_least.append(2 * case.T * (1 if case.mode == "forward" else 2) * limits["launch"])
@@ -61,7 +59,7 @@ def least_seconds(case: Case, dtype: str, path: str | None, limits: dict[str, An
 def barriers(case: Case, device: DeviceLimits) -> int:
     """How many the persistent path meets at, by its plan; one block needs none."""
     found = 0
-    for run in cell_passes(_CELLS[case.cell])[: 1 if case.mode == "forward" else 2]:
+    for run in cell_passes(FORMULAS[case.cell])[: 1 if case.mode == "forward" else 2]:
         plan = best_plan(run, case.H, case.H, case.B, device)
         if plan is not None and plan.blocks > 1:
             found += case.T * len(run.stages)
@@ -115,9 +113,11 @@ def _barrier(blocks: int) -> float:
     import torch
     from fastrnn.kernels.cuda import geometry, launch
 
+    from fastrnn.cuda.persistent import PATIENCE
+
     words = np.zeros(geometry.FIRST_STAGE, np.int64)
     meeting = torch.zeros(2, dtype=torch.int64, device="cuda")  # the counter and the status
-    words[geometry.STEPS], words[geometry.BLOCKS], words[geometry.PATIENCE] = _MEETINGS, blocks, _PATIENCE
+    words[geometry.STEPS], words[geometry.BLOCKS], words[geometry.PATIENCE] = _MEETINGS, blocks, PATIENCE
     words[geometry.COUNTER], words[geometry.STATUS] = meeting.data_ptr(), meeting.data_ptr() + 8
     on_device = torch.from_numpy(words).to("cuda")
 
@@ -128,7 +128,7 @@ def _barrier(blocks: int) -> float:
 
     seconds = _best(run) / _MEETINGS
     if int(meeting[1]):
-        raise RuntimeError(f"{blocks} blocks did not meet within {_PATIENCE} polls")
+        raise RuntimeError(f"{blocks} blocks did not meet within {PATIENCE} polls")
     return seconds
 
 

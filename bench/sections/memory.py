@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from fastrnn.kernels.cells import CELLS as FORMULAS
+from fastrnn.kernels.cells import CELLS as KERNEL_CELLS
 
 from bench import fresh
-from bench.cases import CELLS, MODES, Case
+from bench.cases import CELLS, FORMULAS, MODES, Case
 from bench.competitors import LABELS, OURS, absent_competitors
 from bench.report import CELL_TITLES, MISSING, markdown_table
 from bench.sections import Effort
@@ -19,7 +19,6 @@ from bench.targets import Reached
 
 TITLE = "Memory"
 SIZE, QUICK_SIZE = (500, 16, 128, 128), (20, 4, 16, 16)
-FORMULA = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
 ROOM = 1.05  # what pages and allocators add
 FORWARD_VALUES = 0.1
 VALUE = 4  # bytes
@@ -27,7 +26,7 @@ VALUE = 4  # bytes
 
 def promised(cell: str, mode: str) -> int:
     """How many values for each step, row and unit a call may hold: in training gates and cell states."""
-    formula = FORMULAS[FORMULA[cell]]
+    formula = KERNEL_CELLS[FORMULAS[cell]]
     return len(formula.saved) + int(formula.has_cell_state) if mode == "training" else 0
 
 

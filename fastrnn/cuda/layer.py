@@ -15,6 +15,7 @@ from .loop import Loop, StageMatrix
 from .memory import DirectionMemory, bias_planes
 from .parameters import DeviceParameters
 from .persistent import PersistentLoop
+from .requirements import DoesNotFit
 
 _MOST_LOOPS = 8
 
@@ -183,7 +184,7 @@ class CudaLayer:
         choose = best_plan if self.path == "persistent" else faster_persistent
         plan = choose(run, self.hidden_size, self.output_size, batch, device_limits(), patches())
         if plan is None and self.path == "persistent":
-            raise ValueError(
+            raise DoesNotFit(
                 f'backend: hidden_size = {self.hidden_size} does not fit on this GPU for "persistent"; use "plain"'
             )
         return plan

@@ -14,6 +14,10 @@ class CudaUnavailable(RuntimeError):
     """device="cuda" was asked for where it cannot work."""
 
 
+class DoesNotFit(ValueError):
+    """The persistent path was asked for, and this GPU is too small for the layer."""
+
+
 def simulated() -> bool:
     """Whether Numba's simulator takes the GPU's place: NUMBA_ENABLE_CUDASIM=1 when Numba is first imported."""
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
