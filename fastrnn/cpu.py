@@ -14,7 +14,7 @@ from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
 from .packed import Weights
-from .parameters import Directions, LayerParameters
+from .parameters import Directions, LayerParameters, present
 from .plans import Plan, Planner, Workspace
 
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
@@ -76,6 +76,8 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
+        # multiply-adds of a row at a step, and numbers of the weights
+        self._products = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -126,10 +128,7 @@ class CpuLayer:
 
     def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
         """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
-        gradients = [
-            {name: value for name, value in direction.items() if value is not None}
-            for direction in self.parameters.views(dflat)
-        ]
+        gradients = list(map(present, self.parameters.views(dflat)))
         for direction in gradients:
             self._copy_shared_biases(direction)
         return gradients
@@ -231,31 +230,29 @@ class CpuLayer:
         """How many threads a call of so many rows, of all steps, uses, and whether they share each step by hidden
         units (else by the batch's rows)."""
         number = threads.available()
-        row = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
-        if number == 1 or rows * row * self.directions < _ENOUGH_FOR_CALL:
+        if number == 1 or rows * self._products * self.directions < _ENOUGH_FOR_CALL:
             return 1, False
         team = number // self.directions
         large = self._large_for(team)
         if team > 1 and (batch < _FEW_ROWS * team or (large and batch <= _FEW_ROWS_OF_LARGE * team)):
-            if batch * row >= _ENOUGH_FOR_STEP:
+            if batch * self._products >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
     def _large_for(self, team: int) -> bool:
         """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
-        numbers = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
         enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
-        return enough and numbers * self.dtype.itemsize > _KEPT_BY_A_CORE
+        return enough and self._products * self.dtype.itemsize > _KEPT_BY_A_CORE
 
     def _share(
         self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
     ) -> tuple[int, bool, tuple[int, int, int, int]]:
         """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
-        number = lead[0] * batch if rows is None else rows.total
         if rows is None:
+            number = lead[0] * batch
             return *self.share_work(number, batch), (lead[0], number, 0, 0)
-        workers, by_units = self.share_packed(number, batch, forward)
+        workers, by_units = self.share_packed(rows.total, batch, forward)
         return workers, by_units, self.where(rows, workers, by_units)
 
     def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:

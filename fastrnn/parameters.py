@@ -51,9 +51,9 @@ class LayerParameters:
         self.flat = _aligned_zeros(self.size, dtype)
         self.directions = self.views(self.flat)
 
-    def views(self, flat: np.ndarray) -> list[dict[str, Any]]:
-        """For each direction {short name: view into `flat`}, which is laid out as `self.flat` is."""
-        size = flat.size // self._number
+    def views(self, flat: Any) -> list[dict[str, Any]]:
+        """For each direction {short name: view into `flat`}, an array of any library laid out as `self.flat` is."""
+        size = self.size // self._number
         return [_views(flat[d * size : (d + 1) * size], self.shapes, self._bias) for d in range(self._number)]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -95,8 +95,13 @@ def _shapes(gates: int, input_size: int, hidden_size: int, proj_size: int, bias:
     return shapes
 
 
-def _views(flat: np.ndarray, shapes: dict[str, tuple[int, ...]], bias: bool) -> dict[str, np.ndarray | None]:
-    views: dict[str, np.ndarray | None] = {} if bias else {"bias_ih": None, "bias_hh": None}
+def present(direction: Mapping[str, Any]) -> dict[str, Any]:
+    """What one direction has under the short names, without the biases that are None."""
+    return {short: values for short, values in direction.items() if values is not None}
+
+
+def _views(flat: Any, shapes: dict[str, tuple[int, ...]], bias: bool) -> dict[str, Any]:
+    views: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
     start = 0
     for short, shape in shapes.items():
         end = start + math.prod(shape)

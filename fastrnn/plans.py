@@ -54,7 +54,7 @@ class Plan:
         except IndexError:
             workspace = Workspace(self.template, self.work_bytes)
         bytes_each, number = self.template.block_bytes, self.template.number
-        if self.workers < max(2, number):
+        if threads.runs_alone(self.workers, number):
             workspace.run_alone(self.kernel, bytes_each, number, *values)
         else:
             workspace.fill(*values)

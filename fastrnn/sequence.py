@@ -1,13 +1,12 @@
 """One layer over a whole sequence, in one or two directions: picks the backend and gives it its arrays."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import reference
 from .lengths import Packed
-from .parameters import Directions, LayerParameters
+from .parameters import Directions, LayerParameters, present
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -127,7 +126,7 @@ class Sequence:
                 s[d, batch] = s_0
             with np.errstate(all="ignore"):
                 dx[where] += dx_d
-                for short, gradient in _present(dweights_d).items():
+                for short, gradient in present(dweights_d).items():
                     dweights[d][short] += gradient
         return dx, dstates_0, dweights
 
@@ -168,8 +167,3 @@ def _blocks(shape: tuple[int, ...], rows: Packed | None) -> list[tuple[Any, Any]
 
 def _zeros_for_none(dstates: OptionalStates, states: States) -> States:
     return tuple(np.zeros_like(s) if ds is None else ds for ds, s in zip(dstates, states, strict=True))
-
-
-def _present(weights: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray]:
-    """Without the biases that are None."""
-    return {short: weight for short, weight in weights.items() if weight is not None}

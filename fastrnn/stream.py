@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from .layers import _Recurrent
 
 
-class Stream:
+class FrameByFrame:
+    """What the streams of all devices share."""
+
+    def __init__(self, layer: "_Recurrent", batch_size: int) -> None:
+        if layer.bidirectional:
+            raise ValueError("layer: expected one direction, got bidirectional=True: its second one begins at the end")
+        self.batch_size = validation.size("batch_size", batch_size, least=1)
+        self.dtype = layer.dtype
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
+
+
+class Stream(FrameByFrame):
     """A layer run one time step at a call; it keeps the state from call to call.
 
     A stream takes a snapshot of the layer's parameters, and allocates its memory, when it is made. Fed a sequence frame
@@ -25,10 +38,7 @@ class Stream:
     """
 
     def __init__(self, layer: "_Recurrent", batch_size: int = 1) -> None:
-        if layer.bidirectional:
-            raise ValueError("layer: expected one direction, got bidirectional=True: its second one begins at the end")
-        self.batch_size = validation.size("batch_size", batch_size, least=1)
-        self.dtype = layer.dtype
+        super().__init__(layer, batch_size)
         self._shape = (self.batch_size, layer.input_size)
         self._flat_shape = (layer.input_size,) if self.batch_size == 1 else None
         L, B, R = layer.num_layers, self.batch_size, layer.proj_size or layer.hidden_size
@@ -86,9 +96,6 @@ class Stream:
             self._check(name, value, held[name].shape, None)
         for name, value in given.items():
             held[name][...] = value
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
 
     def _check(self, name: str, value: object, shape: tuple[int, ...], other: tuple[int, ...] | None) -> None:
         given = validation.array(name, value, self.dtype).shape

@@ -83,6 +83,11 @@ def available() -> int:
     return min(number, _pool.most)
 
 
+def runs_alone(threads: int, teams: int) -> bool:
+    """Whether one thread does all the blocks, one after the other."""
+    return threads == 1 or threads < teams
+
+
 def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int = 1) -> None:
     """Run a kernel on `teams` argument blocks, `block_bytes` apart, and return when all are done.
 
@@ -93,7 +98,7 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
 
         _pool.compiled = compiled
     compiled = _pool.compiled
-    if threads == 1 or threads < teams:
+    if runs_alone(threads, teams):
         compiled.run_alone(kernel, block, block_bytes, teams)
         return
     import numba

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.kernels.cuda.planes import wide
+
 Array = Any  # of one of the libraries
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -103,7 +105,29 @@ class Arrays:
         raise NotImplementedError
 
 
-class CupyArrays(Arrays):
+class _AsNumpy(Arrays):
+    """What CuPy and NumPy, in `module`, spell alike."""
+
+    module: Any
+
+    def contiguous(self, array: Array) -> Array:
+        return self.module.ascontiguousarray(array)
+
+    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.module.concatenate(arrays, axis=axis)
+
+    def column_sums(self, matrix: Array, out: Array) -> None:
+        out[...] = matrix.sum(axis=0, dtype=wide(self.dtype_name(matrix)))
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        if dtype != "bfloat16":
+            return self.module.empty(tuple(shape), dtype)
+        import ml_dtypes
+
+        return self.module.empty(tuple(shape), ml_dtypes.bfloat16)
+
+
+class CupyArrays(_AsNumpy):
     """CuPy. It refuses to capture cuBLAS calls in a graph (cupy/cupy#6290)."""
 
     name = "cupy"
@@ -111,42 +135,23 @@ class CupyArrays(Arrays):
     def __init__(self) -> None:
         import cupy
 
-        self._cupy = cupy
-
-    def _dtype(self, name: str) -> np.dtype:
-        if name == "bfloat16":
-            import ml_dtypes
-
-            return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(name)
-
-    def empty(self, shape: Sequence[int], dtype: str) -> Array:
-        return self._cupy.empty(tuple(shape), self._dtype(dtype))
+        self.module = cupy
 
     def product(self, a: Array, b: Array, out: Array) -> None:
-        self._cupy.matmul(a, b, out=out)
-
-    def contiguous(self, array: Array) -> Array:
-        return self._cupy.ascontiguousarray(array)
-
-    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
-        return self._cupy.concatenate(arrays, axis=axis)
-
-    def column_sums(self, matrix: Array, out: Array) -> None:
-        out[...] = matrix.sum(axis=0, dtype=np.float64 if matrix.dtype == np.float64 else np.float32)
+        self.module.matmul(a, b, out=out)
 
     def from_host(self, array: np.ndarray) -> Array:
-        return self._cupy.asarray(array)
+        return self.module.asarray(array)
 
     def shared(self, array: Any) -> Array:
         if hasattr(array, "__cuda_array_interface__") and not hasattr(array, "__dlpack__"):
-            return self._cupy.asarray(array)
-        return self._cupy.from_dlpack(array)
+            return self.module.asarray(array)
+        return self.module.from_dlpack(array)
 
     def to_host(self, array: Array) -> np.ndarray:
         if self.dtype_name(array) == "bfloat16":
             array = array.astype(np.float32)
-        return self._cupy.asnumpy(array)
+        return self.module.asnumpy(array)
 
     def address(self, array: Array) -> int:
         return array.data.ptr
@@ -155,13 +160,13 @@ class CupyArrays(Arrays):
         return array.device.id
 
     def current_device(self) -> int:
-        return self._cupy.cuda.Device().id
+        return self.module.cuda.Device().id
 
     def stream(self) -> int:
-        return self._cupy.cuda.get_current_stream().ptr
+        return self.module.cuda.get_current_stream().ptr
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return (self._cupy.cuda.memory.OutOfMemoryError,)
+        return (self.module.cuda.memory.OutOfMemoryError,)
 
 
 class TorchArrays(Arrays):
@@ -191,8 +196,7 @@ class TorchArrays(Arrays):
         return self._torch.cat(tuple(arrays), dim=axis)
 
     def column_sums(self, matrix: Array, out: Array) -> None:
-        wide = self._torch.float64 if matrix.dtype == self._torch.float64 else self._torch.float32
-        out[...] = matrix.sum(0, dtype=wide)
+        out[...] = matrix.sum(0, dtype=getattr(self._torch, wide(self.dtype_name(matrix))))
 
     def from_host(self, array: np.ndarray) -> Array:
         return self._torch.from_numpy(array).to(self._device)
@@ -232,35 +236,20 @@ class TorchArrays(Arrays):
         return graph
 
 
-class NumpyArrays(Arrays):
+class NumpyArrays(_AsNumpy):
     """NumPy, in the place of a GPU's library when Numba's simulator is on."""
 
     name = "numpy"
-
-    def _dtype(self, name: str) -> np.dtype:
-        if name == "bfloat16":
-            import ml_dtypes
-
-            return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(name)
+    module = np
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
-        array = np.empty(tuple(shape), self._dtype(dtype))
+        array = super().empty(shape, dtype)
         array[...] = np.nan if dtype in DTYPES else -1  # what is not written shows
         return array
 
     def product(self, a: Array, b: Array, out: Array) -> None:
-        wide = np.float64 if a.dtype == np.float64 else np.float32
-        out[...] = a.astype(wide) @ b.astype(wide)
-
-    def contiguous(self, array: Array) -> Array:
-        return np.ascontiguousarray(array)
-
-    def joined(self, arrays: Sequence[Array], axis: int) -> Array:
-        return np.concatenate(arrays, axis=axis)
-
-    def column_sums(self, matrix: Array, out: Array) -> None:
-        out[...] = matrix.sum(axis=0, dtype=np.float64 if matrix.dtype == np.float64 else np.float32)
+        dtype = wide(self.dtype_name(a))
+        out[...] = a.astype(dtype) @ b.astype(dtype)
 
     def from_host(self, array: np.ndarray) -> Array:
         return array.copy()

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastrnn.kernels.cuda.gate import gate_grid, gate_kernel
 from fastrnn.kernels.cuda.launch import launch
 from fastrnn.kernels.cuda.planes import ITEMSIZE, PLANE_WORDS, Pass, Place
@@ -69,7 +67,7 @@ class Loop:
 
         Backward, the first step has no later one, and its product is left out.
         """
-        self._arrays.set_words(self._table, self._words(planes))
+        self._arrays.set_words(self._table, self._run.table(planes | self._own_planes()))
         if not self._run.forward:
             self._sums[0][...] = 0
         self._in_a_row = self._in_a_row + 1 if steps == self._last else 0
@@ -105,17 +103,17 @@ class Loop:
                     self._product(number, self._sums[number])
                 launch(gate, *grids[number], stream, (table, step, self._matrices[number].units))
 
-    def _words(self, planes: dict[str, Place]) -> np.ndarray:
+    def _own_planes(self) -> dict[str, Place]:
+        """Where sums and operands lie."""
         size = ITEMSIZE[self._dtype]
-        rows = dict(planes)
+        found = {}
         for number, (stage, described) in enumerate(zip(self._run.stages, self._matrices, strict=True)):
             sums, operand = self._sums[number], self._operands[number]
             for g in range(self._run.sums(number)):
                 place = self._arrays.address(sums) + g * described.units * size
-                rows[f"sums {number} {g}"] = Place(place, 0, sums.shape[1] * size)
+                found[f"sums {number} {g}"] = Place(place, 0, sums.shape[1] * size)
             width = operand.shape[1] // len(stage.operand)
             for position, name in enumerate(stage.operand):
                 place = self._arrays.address(operand) + position * width * size
-                rows[f"operand {number} {name}"] = Place(place, 0, operand.shape[1] * size)
-        unused = Place(0, 0, 0)  # planes that no kernel of this pass touches
-        return np.array([rows.get(name, unused).words() for name in self._run.planes], np.int64)
+                found[f"operand {number} {name}"] = Place(place, 0, operand.shape[1] * size)
+        return found

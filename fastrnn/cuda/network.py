@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from fastrnn.dropout import Mask
 from fastrnn.gradients import Gradients
 from fastrnn.kernels.cuda.launch import current_device, wait_for_device
 from fastrnn.validation import Lengths, State
@@ -118,7 +119,9 @@ class Network:
         kept = _SavedLayers([], [])
         for number, layer in enumerate(self.layers):
             if dropout and number:
-                mask = self._mask(arrays, tuple(y.shape), dropout)
+                # drawn on the host: the same seed gives the same masks on every device
+                factors = Mask(self.owner._generator, tuple(y.shape), dropout).factors()
+                mask = arrays.from_host_as(factors, self.owner.dtype.name)
                 y = y * mask
                 if save:
                     kept.masks.append(mask)
@@ -128,12 +131,6 @@ class Network:
                 whole[rows] = part
             kept.layers.append(saved)
         return y, states_n, kept
-
-    def _mask(self, arrays: Arrays, shape: tuple[int, ...], dropout: float) -> Array:
-        """0 or 1 / (1 - dropout), drawn on the host: the same seed gives the same masks on every device."""
-        kept = self.owner._generator.random(shape, dtype=np.float32) >= dropout
-        scale = np.float32(1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0)
-        return arrays.from_host_as(kept * scale, self.owner.dtype.name)
 
     def _backward(
         self, kept: _SavedLayers, dy: Array | None, dstates: tuple[Array | None, ...]

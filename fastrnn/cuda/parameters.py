@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from fastrnn.kernels.cuda.launch import wait_for_device
-from fastrnn.parameters import LayerParameters
+from fastrnn.parameters import LayerParameters, present
 
 from .arrays import Array, Arrays
 
@@ -27,7 +26,7 @@ class DeviceParameters:
         self._cell = cell
         self._sizes = sizes
         host = self._on_host()
-        self.shapes, self.named = host.shapes, host.named
+        self.named, self._views = host.named, host.views
         self.arrays = arrays
         self.dtype = dtype
         self.number = directions
@@ -56,16 +55,8 @@ class DeviceParameters:
         wait_for_device()  # and later ones find them written
 
     def views(self, flat: Array) -> list[dict[str, Array]]:
-        """For each direction {short name: view into `flat`}; without biases if there are none."""
-        found, start = [], 0
-        for _ in range(self.number):
-            views = {}
-            for short, shape in self.shapes.items():
-                end = start + math.prod(shape)
-                views[short] = flat[start:end].reshape(shape)
-                start = end
-            found.append(views)
-        return found
+        """As `LayerParameters.views`; without biases if there are none."""
+        return list(map(present, self._views(flat)))
 
     def seen_by(self, arrays: Arrays) -> list[dict[str, Array]]:
         """The same memory as arrays of another library."""

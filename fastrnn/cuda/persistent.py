@@ -60,9 +60,7 @@ class PersistentLoop:
             self._exchanges[0][0] = 0  # the first step has no later one
         self._meeting[...] = 0
         self._steps = steps
-        unused = Place(0, 0, 0)
-        table = [planes.get(name, unused).words() for name in self._run.planes]
-        arrays.set_words(self._table, np.array(table, np.int64))
+        arrays.set_words(self._table, self._run.table(planes))
         arrays.set_words(self._geometry, np.array(self._words(steps), np.int64))
         launch.launch(
             self._kernel,

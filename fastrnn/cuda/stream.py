@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from fastrnn import validation
+from fastrnn.stream import FrameByFrame
 from fastrnn.validation import State
 
 from .kinds import Kind, kind_of
@@ -15,14 +15,11 @@ if TYPE_CHECKING:
     from fastrnn.layers import _Recurrent
 
 
-class DeviceStream:
+class DeviceStream(FrameByFrame):
     """As `fastrnn.stream.Stream`, of arrays on a GPU. A step allocates its results, from the library's pool."""
 
     def __init__(self, layer: _Recurrent, batch_size: int) -> None:
-        if layer.bidirectional:
-            raise ValueError("layer: expected one direction, got bidirectional=True: its second one begins at the end")
-        self.batch_size = validation.size("batch_size", batch_size, least=1)
-        self.dtype = layer.dtype
+        super().__init__(layer, batch_size)
         self._layer = copy.deepcopy(layer).eval()
         self._layer.batch_first = False
         assert self._layer._network is not None
@@ -67,9 +64,6 @@ class DeviceStream:
         no_steps = kind.arrays.zeros((0, self.batch_size, self._layer.input_size), self.dtype.name)
         _, states, batched = layout.inputs(no_steps, state)
         self._state = layout.given_state(states, batched)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
 
 
 def _same(array: Any) -> Any:

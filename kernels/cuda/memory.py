@@ -13,6 +13,7 @@ from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
+from .planes import ITEMSIZE
 from .real import I16, I32, I64, Real, call_fma
 
 device = cuda.jit(device=True, forceinline=True)
@@ -21,7 +22,6 @@ kernel = cuda.jit
 _GLOBAL = 1  # LLVM's number of that address space
 _STORED = {"float32": ir.FloatType(), "float64": ir.DoubleType(), "float16": ir.HalfType(), "bfloat16": I16}
 _ASSEMBLY = {32: ("b32", "r", I32), 64: ("b64", "l", I64), 16: ("b16", "h", I16)}
-_BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16}
 
 
 def _pointer(builder, address, kind):
@@ -106,7 +106,7 @@ def exchange_loader(dtype: str):
     @intrinsic
     def load(typing, address):
         def lower(context, builder, sig, args):
-            name, register, integer = _ASSEMBLY[_BITS[dtype]]
+            name, register, integer = _ASSEMBLY[8 * ITEMSIZE[dtype]]
             assembly = ir.InlineAsm(
                 ir.FunctionType(integer, [I64]),
                 f"ld.global.cg.{name} $0, [$1];",
@@ -127,7 +127,7 @@ def exchange_storer(dtype: str):
     @intrinsic
     def store(typing, address, value):
         def lower(context, builder, sig, args):
-            name, register, integer = _ASSEMBLY[_BITS[dtype]]
+            name, register, integer = _ASSEMBLY[8 * ITEMSIZE[dtype]]
             assembly = ir.InlineAsm(
                 ir.FunctionType(ir.VoidType(), [I64, integer]),
                 f"st.global.cg.{name} [$0], $1;",

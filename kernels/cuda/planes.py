@@ -12,8 +12,11 @@ Beside the cell's own planes there are, for each stage n, "sums n g", what its p
 "operand n NAME", where what stage n multiplies is put together; and for each bias "PLANE PARAMETER".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+
+import numpy as np
 
 from .. import planes as cell_planes
 from ..cells import CELLS, Bias, Cell, Stage
@@ -77,6 +80,11 @@ class Pass:
             names += [f"sums {number} {g}" for g in range(self.sums(number))]
             names += [f"operand {number} {name}" for name in stage.operand]
         return tuple(names)
+
+    def table(self, places: Mapping[str, Place]) -> np.ndarray:
+        """The table's words, (planes, PLANE_WORDS); zeros for planes that are nowhere, which no kernel touches."""
+        nowhere = Place(0, 0, 0)
+        return np.array([places.get(name, nowhere).words() for name in self.planes], np.int64)
 
     def operand_of(self, written: str) -> tuple[str, ...]:
         """The operand planes that a written plane is also put into."""

@@ -11,6 +11,8 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
+from .planes import ITEMSIZE
+
 
 def device(function):
     """A function that kernels call, and that does not use `cuda` itself, needs no wrapping here."""
@@ -20,9 +22,6 @@ def device(function):
 def kernel(**options):
     """As `cuda.jit`: the simulator knows none of the compiler's options."""
     return cuda.jit
-
-
-_BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 
 def real(dtype: str) -> type:
@@ -35,7 +34,7 @@ def plain(dtype: str) -> np.dtype:
 
 @cache
 def loader(dtype: str):
-    size = _BYTES[dtype]
+    size = ITEMSIZE[dtype]
 
     def load(address):
         raw = ctypes.string_at(int(address), size)
