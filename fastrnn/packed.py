@@ -200,7 +200,7 @@ class Weights:
                 self._watch([self._parameters.flat] if own else arrays)
                 self._source = source
             if self._shared:
-                self._block[0] = 0  # the workers' counter
+                self._block[:2] = 0  # the counter, and where the threads are
                 threads.run(self._kernel, self._block_address, threads.available())
             else:
                 compiled.run_alone(self._kernel, self._block_address, 0, 1)

@@ -135,7 +135,7 @@ class _CpuSteps:
 
     def _run_together(self, turn: int) -> None:
         for block, place, workers in zip(self._blocks[turn], self._addresses[turn], self._workers, strict=True):
-            block[0] = 0  # the workers' counter
+            block[:2] = 0  # the counter, and where the threads are
             threads.run(self._kernel, place, min(workers, threads.available()))
 
 

@@ -95,7 +95,11 @@ class Template:
         self._own = np.array([i for i, buffer in places if buffer == "block"])
         self._buffers = len(buffers)
         # the counters are set to 0 at every call, like a word that points nowhere
-        counters = [(d * self.block_bytes // _WORD + b.COUNTER, len(buffers)) for d in range(self.number)]
+        counters = [
+            (d * self.block_bytes // _WORD + word, len(buffers))
+            for d in range(self.number)
+            for word in (b.COUNTER, b.PROCESSORS)
+        ]
         others = [(i, buffers.index(buffer)) for i, buffer in places if buffer != "block"] + counters
         self._table = np.array([(_WORD * i, which, self._words[i]) for i, which in others], np.int64)
 

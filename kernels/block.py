@@ -18,7 +18,8 @@ is a plane that is the initial state where rows begin.
 """
 
 # --- header ------------------------------------------------------------------------------------------------------
-COUNTER = 0  # rendezvous and barriers; alone in its cache line
+COUNTER = 0  # rendezvous and barriers
+PROCESSORS = 1  # where the threads are, while they gather; nothing else is in this cache line
 STEPS = 8  # T
 BATCH = 9  # B
 ROWS = 10  # of all steps

@@ -19,9 +19,11 @@ from numba import cfunc, njit, prange, types
 from numba.extending import overload
 
 from . import time_loops
+from .block import PROCESSORS
 from .checksum import make_checksum
 from .options import CACHED, OPTIONS
 from .packing import make_packing
+from .processors import part_company
 from .stage import make_added_product, make_product, make_stage
 from .target import target_hash, vector_unit
 from .tile import make_tile
@@ -181,6 +183,7 @@ def _make_run_together(stamp):
         for worker in prange(teams * team_size):
             team = worker // team_size
             place = block + team * block_bytes
+            part_company(place + 8 * PROCESSORS)
             if gather(place, team_size):
                 call(kernel, (worker - team * team_size, team_size, place))
         for team in range(teams):

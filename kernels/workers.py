@@ -109,8 +109,10 @@ def _give_way(typing):
 
 # A step is far shorter than this many looks; whoever waits longer shares its core with the one it waits for.
 _LOOKS = 2000
-# At the start of a call: about a second, then the others are taken not to come.
-_PATIENCE = 20000
+# At the start of a call the others may be waiting for this very core: give way sooner, and after about a second in all
+# take them not to come.
+_LOOKS_AT_START = 200
+_PATIENCE = 200000
 _ABANDONED = -(2**40)
 
 
@@ -142,7 +144,7 @@ def gather(counter, threads):
             return True
         _pause()
         looks += 1
-        if looks >= _LOOKS:
+        if looks >= _LOOKS_AT_START:
             _give_way()
             looks = 0
             rounds += 1

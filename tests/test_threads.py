@@ -3,6 +3,7 @@
 Run as a program, with the name of one of its functions, it does what cannot be done in the tests' own process.
 """
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -202,6 +203,89 @@ def _threading_layer():
 
     numba.get_num_threads()  # starts the threads
     return numba.threading_layer()
+
+
+# Where a team's threads run
+
+
+def _affinities():
+    """Which processors each thread of this process may use."""
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            found[thread] = os.sched_getaffinity(thread)
+    return found
+
+
+needs_affinity = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's way to place threads")
+
+
+@pytest.fixture
+def part_company():
+    """`kernels.processors.part_company` from Python; it returns the team's word afterwards."""
+    from fastrnn.kernels import processors
+    from numba import njit
+
+    from fastrnn.memory import address
+
+    @njit
+    def call(taken):
+        processors.part_company(taken)
+
+    def run(before):
+        word = np.array([before], np.int64)
+        call(address(word))
+        return int(word[0])
+
+    return run
+
+
+@needs_affinity
+def test_a_thread_leaves_the_processor_of_another(part_company):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1 or max(allowed) > 63:
+        pytest.skip("needs a choice of processors")
+    for free in allowed:
+        assert part_company(~(1 << free)) == -1, "it did not come to the only free one"
+        assert os.sched_getaffinity(0) == allowed
+
+
+@needs_affinity
+def test_a_thread_stays_where_it_is_alone_or_has_nowhere_to_go(part_company):
+    allowed = os.sched_getaffinity(0)
+    word = part_company(0)
+    assert bin(word % 2**64).count("1") == 1
+    assert part_company(-1) == -1
+    assert os.sched_getaffinity(0) == allowed
+
+
+@needs_affinity
+def test_threads_may_use_the_same_processors_after_a_call(threads):
+    layer, problem = shared("by_rows")
+    threads(2)
+    outputs(layer, problem)
+    before = _affinities()
+    for _ in range(50):
+        outputs(layer, problem)
+    after = _affinities()
+    assert {thread: after.get(thread, allowed) for thread, allowed in before.items()} == before
+
+
+@needs_affinity
+def test_a_team_on_one_processor_finishes(threads):
+    layer, problem = shared("by_units")
+    threads(1)
+    expected = everything(layer, problem)
+    threads(2)
+    outputs(layer, problem)
+    before = _affinities()
+    try:
+        for thread, allowed in before.items():
+            os.sched_setaffinity(thread, {min(allowed)})
+        assert_same_bits(everything(layer, problem), expected)
+    finally:
+        for thread in _affinities().keys() & before:
+            os.sched_setaffinity(thread, before[thread])
 
 
 # Many callers
