@@ -15,7 +15,7 @@ from .lengths import Packed
 from .memory import address, empty
 from .packed import Weights
 from .parameters import Directions, LayerParameters, present
-from .plans import Plan, Planner, Workspace
+from .plans import KEPT_BY_A_CORE, Plan, Planner, Workspace
 
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
@@ -23,7 +23,6 @@ _ENOUGH_FOR_STEP = 1 << 16
 # threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
 # the weights outgrow a core's cache: so few rows do not pay for reading all of them
 _FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
-_KEPT_BY_A_CORE = 1 << 21  # bytes of weights
 _GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
@@ -243,7 +242,7 @@ class CpuLayer:
     def _large_for(self, team: int) -> bool:
         """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
         enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
-        return enough and self._products * self.dtype.itemsize > _KEPT_BY_A_CORE
+        return enough and self._products * self.dtype.itemsize > KEPT_BY_A_CORE
 
     def _share(
         self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool

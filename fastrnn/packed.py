@@ -23,7 +23,7 @@ _ENOUGH_TO_CHECK_TOGETHER = 1 << 20
 
 @dataclass(frozen=True)
 class _Matrix:
-    """What a packed matrix is made of: consecutive `gates` of a weight, as sums of its rows or along its rows."""
+    """What a packed matrix is made of: `gates` of a weight, as sums of its rows or along its rows."""
 
     weight: str
     gates: tuple[int, ...]
@@ -63,7 +63,7 @@ class PackedWeights:
             wanted.append(("weight_ih", cell.input_gradient[1]))
             wanted += [(stage.weight, stage.gates) for stage in cell.backward]
         else:
-            wanted.append(("weight_ih", tuple(range(cell.gates))))
+            wanted.append(("weight_ih", cell.input_gates))
             wanted += [(stage.weight, stage.gates) for stage in cell.forward]
         self._matrices: list[_Matrix] = []
         offset = 0
@@ -112,26 +112,15 @@ class PackedWeights:
         """As words (see `kernels/packing.py`)."""
         row = weight.shape[1] * self._dtype.itemsize
         gate_bytes = matrix.height * row
-        source = address(weight)
-        if matrix.turned:
-            first = source + matrix.gates[0] * gate_bytes
-            shape = (matrix.units, matrix.depth, 0, matrix.depth, matrix.sums)
-            return [(first, row, 1, *shape, gate_bytes, target)]
-        return [
-            (
-                source + gate * gate_bytes,
-                row,
-                0,
-                matrix.units,
-                matrix.height,
-                n * matrix.height,
-                matrix.depth,
-                1,
-                0,
-                target,
-            )
-            for n, gate in enumerate(matrix.gates)
-        ]
+        source, height, depth = address(weight), matrix.height, matrix.depth
+        jobs: list[tuple[int, ...]] = []
+        for n, gate in enumerate(matrix.gates):
+            if matrix.turned:
+                filled = (1, matrix.units, depth, 0, depth, matrix.sums, n)
+            else:
+                filled = (0, matrix.units, height, n * height, depth, 1, 0)
+            jobs.append((source + gate * gate_bytes, row, *filled, target))
+        return jobs
 
     def _pack_biases(self, buffer: np.ndarray, directions: Directions) -> None:
         """Each plane is the sum of the biases that begin the same sums."""

@@ -40,7 +40,8 @@ STAGE_KERNEL, STAGE_TILE, STAGE_UNITS, STAGE_OPERAND, STAGE_MATRIX, STAGE_DEPTH 
 # kernel and tile addresses, units, number of the plane multiplied, packed matrix, depth
 STAGE_WORDS = 8
 
-# forward: the sums W x, for at most X_CHUNK rows at a time
+# forward: the sums W x. The first stage makes those of a step where a thread has at least X_WITHIN rows; the others are
+# made apart before, for at most X_CHUNK rows at a time
 X_KERNEL = 39
 X_TILE = 40
 X_GATES = 41
@@ -54,6 +55,7 @@ X_SUMS = 48  # address of (X_CHUNK, gates, padded H); threads that share rows ha
 X_SUMS_ROW = 49
 X_SUMS_GATE = 50
 X_TABLE = 51  # address of (threads, 2 * gates, WORK_WORDS): work table of the stage W x, written by the loop
+X_WITHIN = 52
 
 # backward: where rows end, and what is left after the loop
 DH_0_KERNEL = 39  # the stage that finishes dL/dh_0

@@ -65,7 +65,7 @@ def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
 # --- GRU, reset after the product (PyTorch, cuDNN) ---------------------------------------------------------------
 
 
-def gru(r, z, hn, xn, h_prev):
+def gru(xn, r, z, hn, h_prev):
     r = sigmoid(r)
     z = sigmoid(z)
     n = tanh(xn + r * hn)
@@ -160,8 +160,9 @@ def hidden_gradient(back, dy, dh_next):
 class Stage:
     """One product and the formula on its sums.
 
-    The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit.
-    Backward, the gates lie one behind the other along the sum, beside the operand's planes, and a unit has one sum.
+    The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit, and the
+    product adds to the last sums, one for each gate. Backward, the gates lie one behind the other along the sum, beside
+    the operand's planes, and a unit has one sum.
     The first `always` of `writes` are written in any case, the rest only when a backward pass will follow.
     `finish` returns what goes to `writes`, and then, backward, what goes to `keeps` in a pass that keeps the gradients
     of each step.
@@ -209,14 +210,25 @@ class Cell:
     name: str
     gates: int
     has_cell_state: bool
-    biases: tuple[Bias, ...]  # the first `gates` of them begin the sums W x
-    inputs: tuple[str, ...]  # those sums, in the order of the gates
+    biases: tuple[Bias, ...]  # the first `gates` of them begin the sums W x, whose gates are theirs
+    inputs: tuple[str, ...]  # those sums
     forward: tuple[Stage, ...]
     backward: tuple[Stage, ...]  # the first one's operand comes from the later step
     carries_hidden: bool  # part of dL/dh goes to the earlier step beside the matrix: the stages write `dh_next`
     saved: tuple[str, ...]  # planes of a step's memory, side by side in this order; gradients overwrite values
     input_gradient: tuple[tuple[str, ...], tuple[int, ...]]  # planes towards x, and their gates
     weight_gradients: tuple[WeightGradient, ...]
+
+    @property
+    def input_gates(self) -> tuple[int, ...]:
+        """The gates that the sums W x belong to."""
+        return tuple(bias.gate for bias in self.biases[: self.gates])
+
+    @property
+    def takes_x(self) -> bool:
+        """Whether the first stage can make the sums W x itself: they are the first of its own sums."""
+        stage = self.forward[0]
+        return len(stage.gates) == self.gates and stage.begins[: self.gates] == self.inputs
 
 
 _BOTH = ("bias_ih", "bias_hh")
@@ -294,16 +306,16 @@ GRU = Cell(
     gates=3,
     has_cell_state=False,
     biases=(
+        Bias("b_n", ("bias_ih",), 2),
         Bias("b_r", _BOTH, 0),
         Bias("b_z", _BOTH, 1),
-        Bias("b_n", ("bias_ih",), 2),
         Bias("b_hn", ("bias_hh",), 2),
     ),
-    inputs=("x_r", "x_z", "x_n"),
+    inputs=("x_n", "x_r", "x_z"),
     forward=(
         Stage(
-            ("h_prev",), "weight_hh", (0, 1, 2), ("x_r", "x_z", "b_hn"), same,
-            ("x_n", "h_prev"), gru, ("h", "n", "r", "z", "hn"), 1,
+            ("h_prev",), "weight_hh", (0, 1, 2), ("x_n", "x_r", "x_z", "b_hn"), same,
+            ("h_prev",), gru, ("h", "n", "r", "z", "hn"), 1,
         ),
     ),
     backward=(

@@ -57,10 +57,10 @@ def _time_loop(direction: str):
 # kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes
 _MAKERS = {
     "loop": (_time_loop, 3),
-    "stage": (make_stage, 12),
-    "product": (make_product, 12),
-    "added_product": (make_added_product, 12),
-    "tile": (make_tile, 9),
+    "stage": (make_stage, 16),
+    "product": (make_product, 16),
+    "added_product": (make_added_product, 16),
+    "tile": (make_tile, 11),
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
     "checksum": (make_checksum, 3),
@@ -149,15 +149,15 @@ def _compile(arity, key):
         def entry(a, b, c, d, e):
             _run(key, (a, b, c, d, e))
 
-    elif arity == 9:
+    elif arity == 11:
 
-        def entry(a, b, c, d, e, f, g, h, i):
-            _run(key, (a, b, c, d, e, f, g, h, i))
+        def entry(a, b, c, d, e, f, g, h, i, j, k):
+            _run(key, (a, b, c, d, e, f, g, h, i, j, k))
 
     else:
 
-        def entry(a, b, c, d, e, f, g, h, i, j, k, l):
-            _run(key, (a, b, c, d, e, f, g, h, i, j, k, l))
+        def entry(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
+            _run(key, (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
 
     return cfunc(types.void(*[types.int64] * arity), nogil=True, **CACHED)(_files_of_its_own(key)(entry))
 

@@ -17,8 +17,8 @@ UNITS = 3
 DEPTH = 4  # how many k this job fills
 DEPTH_FROM = 5  # starting here
 DEPTH_ALL = 6  # of so many
-SUMS = 7  # TURNED: sums of a unit, one gate each; else 1
-GATE_BYTES = 8  # from one gate's rows to the next's
+SUMS = 7  # of a unit
+SUM = 8  # which of them this job is for
 TARGET = 9  # address of the packed matrix
 JOB_WORDS = 10
 
@@ -46,23 +46,22 @@ def make_packing(dtype: str):
             depth = load_word(job + 8 * DEPTH)
             sums = load_word(job + 8 * SUMS)
             group_bytes = load_word(job + 8 * DEPTH_ALL) * sums * vector_bytes
-            target = load_word(job + 8 * TARGET) + load_word(job + 8 * DEPTH_FROM) * sums * vector_bytes
+            start = load_word(job + 8 * DEPTH_FROM) * sums + load_word(job + 8 * SUM)
+            target = load_word(job + 8 * TARGET) + start * vector_bytes
             first, last = share((units + lanes - 1) // lanes, thread, threads)
             for group in range(first, last):
                 unit = group * lanes
                 place = target + group * group_bytes
                 if load_word(job + 8 * TURNED):
-                    for gate in range(sums):
-                        rows = source + gate * load_word(job + 8 * GATE_BYTES) + unit * source_row
-                        for k in range(0, depth, lanes):
-                            turn(
-                                rows + k * size,
-                                source_row,
-                                units - unit,
-                                min(lanes, depth - k),
-                                place + (k * sums + gate) * vector_bytes,
-                                sums * vector_bytes,
-                            )
+                    for k in range(0, depth, lanes):
+                        turn(
+                            source + unit * source_row + k * size,
+                            source_row,
+                            units - unit,
+                            min(lanes, depth - k),
+                            place + k * sums * vector_bytes,
+                            sums * vector_bytes,
+                        )
                 else:
                     for k in range(depth):
                         store(

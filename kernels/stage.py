@@ -1,4 +1,4 @@
-"""One stage of a step: a product, and the formula on its sums while they are still in the first-level cache.
+"""One stage of a step: a product or two, and the formula on their sums while they are in the first-level cache.
 
 Every large product of this package runs through here, those without a formula too (W x, dL/dx): their `finish` returns
 the sums themselves.
@@ -24,8 +24,8 @@ from .workers import call
 _PART_BYTES = 256 * 1024
 TILES_AT_ONCE = 8
 _TILES_OF_BLOCK = 2 * TILES_AT_ONCE
-# accumulators of that many tiles, at most 24 vectors of 64 bytes each
-SCRATCH_BYTES = TILES_AT_ONCE * 24 * 64
+# accumulators of that many tiles, at most 32 vectors of 64 bytes each
+SCRATCH_BYTES = TILES_AT_ONCE * 32 * 64
 
 
 def _plane_address(builder, table, index, row, offset):
@@ -150,37 +150,52 @@ def make_stage(direction: str, cell: str, number: str, dtype: str):
         plane_numbers(planes, stage.reads),
         stage.finish,
         plane_numbers(planes, writes),
-        sums=1 if backward else len(stage.begins),
+        multiplied=1 if backward else len(stage.gates),
     )
 
 
 def make_product(sums: str, dtype: str):
     """A stage without a formula: planes 0 .. sums-1 are what the sums begin with, the next are where they go."""
     number = int(sums)
-    return _make(dtype, tuple(range(number)), same, (), same, tuple(range(number, 2 * number)), sums=number)
+    return _make(dtype, tuple(range(number)), same, (), same, tuple(range(number, 2 * number)), multiplied=number)
 
 
 def make_added_product(dtype: str):
     """A sum that begins with plane 0; plane 1 is added to it, and it goes to plane 2."""
-    return _make(dtype, (0,), same, (1,), plus_direct, (2,), sums=1)
+    return _make(dtype, (0,), same, (1,), plus_direct, (2,), multiplied=1)
 
 
-def _make(dtype, begins, start, reads, finish, writes, *, sums):
-    """A stage that reads and writes these plane numbers of the work table.
+@njit(**INNER)
+def _quotient(number, divisor):
+    """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
+    if divisor == 1:
+        return number
+    if number <= divisor:
+        return 1
+    return (number + divisor - 1) // divisor
 
-    stage(tile, table, first_row, rows, units, first_group, last_group, operand, operand_stride, packed, depth, scratch)
-    works on the given rows and groups of units:
-        tile: address of the tile for units of `sums` sums
+
+def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
+    """A stage that reads and writes these plane numbers of the work table, and has a sum for each of `begins`.
+
+    stage(tile, table, first_row, rows, units, first_group, last_group,
+          x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch)
+    works on the given rows and groups of units. There are two products, each for `multiplied` of the sums: x times its
+    matrix is added to the first of them, then the operand times its to the last.
+        tile: address of the tile for units of `multiplied` sums
         table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
-        operand: address of row 0 of the operand, (rows, depth); depth 0 leaves the sums as they begin
-        packed: address of the packed matrix, (groups, depth, sums, lanes), zeros for units that are not there
+        x, operand: addresses of row 0 of what is multiplied, (rows, depth); depth 0 leaves a product out
+        x_packed, packed: addresses of packed matrices, (groups, depth, multiplied, lanes); zeros for missing units
         scratch: address of room for SCRATCH_BYTES of accumulators
     """
     size = vectors(dtype, 1).itemsize
     lanes = vector_unit().lanes(size)
-    group_limits = tuple(widest(sums, rows) for rows in range(1, tallest(sums) + 1))
-    most_rows = tallest(sums)
+    sums = len(begins)
+    group_limits = tuple(widest(multiplied, rows) for rows in range(1, tallest(multiplied) + 1))
+    most_rows = tallest(multiplied)
     vector_bytes = lanes * size
+    unit_bytes = sums * vector_bytes
+    second = (sums - multiplied) * vector_bytes
     read_begins = plane_reader(dtype, lanes, begins)
     read = plane_reader(dtype, lanes, reads)
     write = plane_writer(dtype, lanes, writes)
@@ -188,20 +203,42 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
     put, get = scratch_access(dtype, lanes, sums)
     start = njit(**INNER)(start)
     finish = njit(**INNER)(finish)
+    most_places = max(rows * widest(multiplied, rows) for rows in range(1, most_rows + 1))
+    if TILES_AT_ONCE * most_places * unit_bytes > SCRATCH_BYTES:
+        raise ValueError(f"multiplied: tiles of {multiplied} of {sums} sums need more than {SCRATCH_BYTES} bytes")
 
-    tile_bytes = max((rows + 1) * widest(sums, rows + 1) for rows in range(most_rows)) * sums * vector_bytes
+    @njit(**INNER)
+    def begin(table, first_row, last_row, first_group, last_group, units, place):
+        """What the sums of these rows and groups begin with into the scratch memory."""
+        for row in range(first_row, last_row):
+            for group in range(first_group, last_group):
+                unit = group * lanes
+                put(place, start(*read_begins(table, row, unit * size, units - unit)))
+                fetch(table, row, unit * size)
+                place += unit_bytes
+
+    @njit(**INNER)
+    def conclude(table, first_row, last_row, first_group, last_group, units, place):
+        """The formula on the sums in the scratch memory."""
+        for row in range(first_row, last_row):
+            for group in range(first_group, last_group):
+                unit = group * lanes
+                count = units - unit
+                values = get(place) + read(table, row, unit * size, count)
+                write(table, row, unit * size, count, finish(*values))
+                place += unit_bytes
 
     def stage(key, arguments):
         tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
-        operand, operand_stride, packed, depth, scratch = arguments[7:]
+        x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = arguments[7:]
         tiles = (rows + most_rows - 1) // most_rows
         if tiles == 0:
             return
         low = rows // tiles
         taller = rows - low * tiles  # so many tiles have one row more
         most_groups = group_limits[low if taller else low - 1]
-        group_bytes = depth * sums * vector_bytes
-        # the operand's rows of one block stay in the second-level cache while the groups of units pass by
+        deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
+        # the operands' rows of one block stay in the second-level cache while the groups of units pass by
         for first_of_block in range(0, tiles, _TILES_OF_BLOCK):
             last_of_block = min(first_of_block + _TILES_OF_BLOCK, tiles)
             group = first_group
@@ -209,70 +246,67 @@ def _make(dtype, begins, start, reads, finish, writes, *, sums):
                 groups = most_groups
                 while groups > last_group - group:
                     groups //= 2
-                # where the packed blocks of these groups outgrow the cache, several tiles share each part of them
-                parts = (groups * group_bytes + _PART_BYTES - 1) // _PART_BYTES
-                part = (depth + parts - 1) // parts if parts > 1 else max(depth, 1)
-                at_once = TILES_AT_ONCE if parts > 1 else 1
+                log_groups = groups >> 1  # of 1, 2 or 4
+                # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
+                # where there are two products, each block
+                parts = _quotient(groups * deepest, _PART_BYTES)
+                sharing = last_of_block - first_of_block
+                at_once = 1
+                if parts > 1 or (x_depth > 0 and depth > 0):
+                    sharing = at_once = _quotient(sharing, _quotient(sharing, TILES_AT_ONCE))
+                # meanwhile each tile fetches a piece of what is multiplied next
+                piece = _quotient(_quotient(deepest, parts), ((sharing - 1) >> log_groups) + 1)
                 for first_tile in range(first_of_block, last_of_block, at_once):
                     last_tile = min(first_tile + at_once, last_of_block)
                     start_row = first_row + first_tile * low + min(first_tile, taller)
-                    row = start_row
-                    place = scratch
-                    for number in range(first_tile, last_tile):
-                        within = place
-                        for _ in range(low + 1 if number < taller else low):
-                            for g in range(group, group + groups):
-                                unit = g * lanes
-                                put(within, start(*read_begins(table, row, unit * size, units - unit)))
-                                fetch(table, row, unit * size)
-                                within += sums * vector_bytes
-                            row += 1
-                        place += tile_bytes
-                    for k in range(0, depth, part):
-                        # what is multiplied after this part: the next part, or what the next groups begin with; each
-                        # tile fetches another piece of it
-                        piece = group_bytes if sums == 1 else part * vector_bytes
-                        soon = packed + group * group_bytes + (k + part) * sums * vector_bytes
-                        if k + part >= depth:
-                            following = group if parts > 1 and last_tile < last_of_block else group + groups
-                            soon = packed + (following if following < last_group else first_group) * group_bytes
-                            if parts == 1:
-                                soon += min(first_tile - first_of_block, groups * sums - 1) * piece
-                        row = start_row
-                        place = scratch
-                        for number in range(first_tile, last_tile):
-                            height = low + 1 if number < taller else low
-                            call(
-                                tile,
-                                (
-                                    height,
-                                    groups,
-                                    place,
-                                    operand + row * operand_stride + k * size,
-                                    operand_stride,
-                                    packed + group * group_bytes + k * sums * vector_bytes,
-                                    group_bytes,
-                                    min(part, depth - k),
-                                    soon,
-                                ),
-                            )
-                            row += height
-                            place += tile_bytes
-                            if number - first_tile < groups * sums - 1:
-                                soon += piece
-                    row = start_row
-                    place = scratch
-                    for number in range(first_tile, last_tile):
-                        within = place
-                        for _ in range(low + 1 if number < taller else low):
-                            for g in range(group, group + groups):
-                                unit = g * lanes
-                                count = units - unit
-                                values = get(within) + read(table, row, unit * size, count)
-                                write(table, row, unit * size, count, finish(*values))
-                                within += sums * vector_bytes
-                            row += 1
-                        place += tile_bytes
+                    end_row = first_row + last_tile * low + min(last_tile, taller)
+                    begin(table, start_row, end_row, group, group + groups, units, scratch)
+                    for product in range(0 if x_depth > 0 else 1, 2):
+                        if product == 0:
+                            length, line, stride, block, shift = x_depth, x, x_stride, x_packed, 0
+                            other_length, other_block = depth, packed
+                        else:
+                            length, line, stride, block, shift = depth, operand, operand_stride, packed, second
+                            other_length, other_block = x_depth, x_packed
+                        group_bytes = length * multiplied * vector_bytes
+                        part = max(1, _quotient(length, parts))
+                        pace = min(vector_bytes, _quotient(piece, part))
+                        for k in range(0, length, part):
+                            soon = block + group * group_bytes + (k + part) * multiplied * vector_bytes
+                            soon_group_bytes = group_bytes
+                            if k + part >= length:
+                                following = group
+                                if (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block):
+                                    following = group + groups if group + groups < last_group else first_group
+                                if other_length > 0:
+                                    soon, soon_group_bytes = other_block, other_length * multiplied * vector_bytes
+                                else:
+                                    soon = block
+                                soon += following * soon_group_bytes
+                            row = start_row
+                            place = scratch + shift
+                            for number in range(first_tile, last_tile):
+                                height = low + 1 if number < taller else low
+                                turn = number - first_of_block if at_once == 1 else number - first_tile
+                                call(
+                                    tile,
+                                    (
+                                        height,
+                                        groups,
+                                        place,
+                                        unit_bytes,
+                                        line + row * stride + k * size,
+                                        stride,
+                                        block + group * group_bytes + k * multiplied * vector_bytes,
+                                        group_bytes,
+                                        min(part, length - k),
+                                        soon + (turn & (groups - 1)) * soon_group_bytes + (turn >> log_groups) * piece,
+                                        pace,
+                                    ),
+                                )
+                                row += height
+                                place += height * groups * unit_bytes
+                    conclude(table, start_row, end_row, group, group + groups, units, scratch)
                 group += groups
 
     return stage

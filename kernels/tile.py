@@ -53,12 +53,12 @@ def shapes(sums: int) -> list[tuple[int, int]]:
 
 
 def _define_tile(module, name, vector, rows, groups, sums):
-    """void tile(accumulators, operand, operand stride, packed, group stride, depth, soon): addresses, byte strides."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 7), name)
+    """void tile(accumulators, step, operand, operand stride, packed, group stride, depth, soon, pace), as below."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 9), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    accumulators, operand, operand_stride, packed, group_stride, depth, soon = function.args
+    accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = function.args
     size = vector.element.itemsize
     vector_bytes = vector.lanes * size
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -69,15 +69,15 @@ def _define_tile(module, name, vector, rows, groups, sums):
     def access(kind, address):
         return pointer(builder, address, kind)
 
-    def vector_at(address, index):
-        return access(vector.llvm, builder.add(address, ir.Constant(I64, index * vector_bytes)))
+    def accumulator(index):
+        unit = builder.add(accumulators, builder.mul(step, ir.Constant(I64, index // sums)))
+        return access(vector.llvm, builder.add(unit, ir.Constant(I64, index % sums * vector_bytes)))
 
-    def load_vector(address, index):
-        value = builder.load(vector_at(address, index))
+    begin = []
+    for index in range(rows * groups * sums):
+        value = builder.load(accumulator(index))
         value.align = size
-        return value
-
-    begin = [load_vector(accumulators, index) for index in range(rows * groups * sums)]
+        begin.append(value)
     row_pointers = [
         access(vector.element.llvm, builder.add(operand, builder.mul(operand_stride, ir.Constant(I64, row))))
         for row in range(rows)
@@ -96,7 +96,7 @@ def _define_tile(module, name, vector, rows, groups, sums):
         phi = builder.phi(vector.llvm)
         phi.add_incoming(value, entry)
         sums_before.append(phi)
-    prefetch(builder, builder.add(soon, builder.mul(k, ir.Constant(I64, vector_bytes))))
+    prefetch(builder, builder.add(soon, builder.mul(k, pace)))
     weights = []
     first_vector = builder.mul(k, ir.Constant(I64, sums))
     for group in range(groups):
@@ -123,7 +123,7 @@ def _define_tile(module, name, vector, rows, groups, sums):
 
     builder.position_at_end(done)
     for index, value in enumerate(sums_after):
-        builder.store(value, vector_at(accumulators, index)).align = size
+        builder.store(value, accumulator(index)).align = size
     builder.ret_void()
     return function
 
@@ -131,18 +131,18 @@ def _define_tile(module, name, vector, rows, groups, sums):
 def make_tile(sums: str, dtype: str):
     """Make the tiles for units of that many sums, behind one switch.
 
-    tile(rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon), depth positive:
+    tile(rows, groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace)
         rows, groups: one of `shapes(sums)`
-        accumulators: [row][group][sum] vectors, read and written
-        operand: [row] lines, `operand_stride` bytes apart, of `depth` numbers
+        accumulators: [row][group] places, `step` bytes apart, of [sum] vectors, read and written
+        operand: [row] lines, `operand_stride` bytes apart, of `depth` numbers; depth is positive
         packed: [group] blocks, `group_stride` bytes apart, of [k][sum] vectors
-        soon: `depth` vectors from here on will be needed soon, and are brought nearer
+        soon: what lies from here on will be needed soon, and is brought nearer, `pace` bytes for each of `depth`
     """
     number = int(sums)
     vector = Vector(dtype, vector_unit().lanes(vectors(dtype, 1).itemsize))
 
     @intrinsic
-    def choose(typing, shape, accumulators, operand, operand_stride, packed, group_stride, depth, soon):
+    def choose(typing, shape, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace):
         def lower(context, builder, sig, args):
             shape, *rest = args
             done = builder.append_basic_block("multiplied")
@@ -161,11 +161,13 @@ def make_tile(sums: str, dtype: str):
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), lower
+        return types.void(*[types.int64] * 10), lower
 
     def tile(key, arguments):
-        rows, groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon = arguments
-        choose((rows << 8) + groups, accumulators, operand, operand_stride, packed, group_stride, depth, soon)
+        rows, groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = arguments
+        choose(
+            (rows << 8) + groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace
+        )
 
     return tile
 

@@ -37,7 +37,11 @@ def _rows(block, step):
 
 @njit(**OPTIONS)
 def _advance(block, table, step, inputs, before_inputs, begins, ends):
-    """Write the planes' addresses at this step into a work table; the first `inputs` have other rows before them."""
+    """Write the planes' addresses at this step into a work table.
+
+    The first `inputs` are the sums W x: they have `before_inputs` rows before them, or, if that is negative, are yet to
+    be made, and begin with the biases, the planes that follow.
+    """
     plane = load_word(block + 8 * b.PLANE_TABLE)
     this = _rows_before(block, step)
     before = _rows_before(block, step - 1)
@@ -48,18 +52,21 @@ def _advance(block, table, step, inputs, before_inputs, begins, ends):
             store_word(table, load_word(plane + 8 * b.EDGE_ADDRESS))
             store_word(table + 8, load_word(plane + 8 * b.EDGE_ROW))
         else:
-            row = load_word(plane + 8 * b.ROW)
-            moves = load_word(plane + 8 * b.MOVES)
+            source = plane
+            if number < inputs and before_inputs < 0:
+                source += inputs * (8 * b.PLANE_WORDS)
+            row = load_word(source + 8 * b.ROW)
+            moves = load_word(source + 8 * b.MOVES)
             rows = 0
             if number < inputs:
-                rows = before_inputs
+                rows = max(before_inputs, 0)
             elif moves == b.THIS_STEP:
                 rows = this
             elif moves == b.STEP_BEFORE:
                 rows = before
             elif moves == b.STEP_AFTER:
                 rows = after
-            store_word(table, load_word(plane + 8 * b.REST) + rows * row)
+            store_word(table, load_word(source + 8 * b.REST) + rows * row)
             store_word(table + 8, row)
         plane += 8 * b.PLANE_WORDS
         table += _TABLE_ROW
@@ -103,13 +110,30 @@ def _stage_word(block, number, word):
 
 
 @njit(**INNER)
-def _run_stage(block, number, table, first_row, rows, operand, stride, depth, thread, threads, by_units, scratch):
+def _run_stage(
+    block,
+    number,
+    table,
+    first_row,
+    rows,
+    x,
+    x_stride,
+    x_packed,
+    x_depth,
+    operand,
+    stride,
+    depth,
+    thread,
+    threads,
+    by_units,
+    scratch,
+):
     """One stage on these rows and this thread's groups of units."""
     units = _stage_word(block, number, b.STAGE_UNITS)
     first, last = _own_groups(block, units, thread, threads, by_units)
     call(
         _stage_word(block, number, b.STAGE_KERNEL), (_stage_word(block, number, b.STAGE_TILE),
-        table, first_row, rows, units, first, last, operand, stride,
+        table, first_row, rows, units, first, last, x, x_stride, x_packed, x_depth, operand, stride,
         _stage_word(block, number, b.STAGE_MATRIX), depth, scratch))  # fmt: skip
 
 
@@ -179,7 +203,7 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
             store_word(x_table + (gates + gate) * _TABLE_ROW, place + gate * load_word(block + 8 * b.X_SUMS_GATE))
         call(
             load_word(block + 8 * b.X_KERNEL), (load_word(block + 8 * b.X_TILE),
-            x_table, 0, rows, units, first, last,
+            x_table, 0, rows, units, first, last, 0, 0, 0, 0,
             load_word(block + 8 * b.X_OPERAND) + start * operand_row, distance * operand_row,
             load_word(block + 8 * b.X_MATRIX), load_word(block + 8 * b.X_DEPTH), scratch))  # fmt: skip
 
@@ -196,6 +220,9 @@ def forward(thread, threads, block):
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
     first_row, last_row = _own_rows(block, thread, threads, by_units)
     whole = first_row == 0 and last_row == load_word(block + 8 * b.BATCH)
+    enough = load_word(block + 8 * b.X_WITHIN)
+    x_row, x_matrix = load_word(block + 8 * b.X_OPERAND_ROW), load_word(block + 8 * b.X_MATRIX)
+    x_depth = load_word(block + 8 * b.X_DEPTH)
     target = threads
     step = load_word(block + 8 * b.FIRST)
     chunk_end = step - sign
@@ -203,14 +230,20 @@ def forward(thread, threads, block):
     behind = 0  # rows of the step before
     for _ in range(steps):
         here = _rows(block, step)
-        if step == chunk_end + sign:
+        last = min(last_row, here)
+        begin = min(here, behind)
+        # the sums W x of the steps up to `chunk_end` are there; else the first stage makes this step's, or they are
+        # made now for a chunk of steps
+        within = step == chunk_end + sign and last - first_row >= enough
+        if within:
+            chunk_end = step
+        elif step == chunk_end + sign:
             chunk_end = _end_of_chunk(block, step, sign, whole)
             low, high = min(step, chunk_end), max(step, chunk_end)
             _advance(block, table, step, inputs, 0, False, False)
             _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch)
-        last = min(last_row, here)
-        begin = min(here, behind)
-        before_inputs = _sums_before(block, step, low, whole)
+        before_inputs = -1 if within else _sums_before(block, step, low, whole)
+        x = load_word(block + 8 * b.X_OPERAND) + _rows_before(block, step) * x_row
         for number in range(stages):
             row = first_row
             while row < last:
@@ -218,7 +251,9 @@ def forward(thread, threads, block):
                 _advance(block, table, step, inputs, before_inputs, row >= begin, False)
                 operand = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
                 _run_stage(
-                    block, number, table, row, end - row, load_word(operand), load_word(operand + 8),
+                    block, number, table, row, end - row,
+                    x, x_row, x_matrix, x_depth if within and number == 0 else 0,
+                    load_word(operand), load_word(operand + 8),
                     _stage_word(block, number, b.STAGE_DEPTH), thread, threads, by_units, scratch,
                 )  # fmt: skip
                 row = end
@@ -266,8 +301,9 @@ def backward(thread, threads, block):
                     own = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
                     operand, stride = load_word(own), load_word(own + 8)
                 _run_stage(
-                    block, number, table, row, run - row, operand, stride, depth, thread, threads, by_units, scratch
-                )
+                    block, number, table, row, run - row, 0, 0, 0, 0, operand, stride, depth,
+                    thread, threads, by_units, scratch,
+                )  # fmt: skip
                 row = run
             if by_units:
                 target += threads
@@ -276,7 +312,7 @@ def backward(thread, threads, block):
             row = max(first_row, ending)
             call(
                 load_word(block + 8 * b.DH_0_KERNEL), (_stage_word(block, 0, b.STAGE_TILE),
-                load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end,
+                load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end, 0, 0, 0, 0,
                 handed_rest + _rows_before(block, step) * handed_row, handed_row,
                 _stage_word(block, 0, b.STAGE_MATRIX), _stage_word(block, 0, b.STAGE_DEPTH), scratch))  # fmt: skip
         behind = here
@@ -291,7 +327,7 @@ def backward(thread, threads, block):
     operand_row = load_word(block + 8 * b.DX_OPERAND_ROW)
     call(
         load_word(block + 8 * b.DX_KERNEL), (load_word(block + 8 * b.DX_TILE), load_word(block + 8 * b.DX_TABLE),
-        first_row, last_row - first_row, units, 0, groups,
+        first_row, last_row - first_row, units, 0, groups, 0, 0, 0, 0,
         load_word(block + 8 * b.DX_OPERAND), operand_row,
         load_word(block + 8 * b.DX_MATRIX), load_word(block + 8 * b.DX_DEPTH), scratch))  # fmt: skip
     for number in range(load_word(block + 8 * b.GRADIENTS)):

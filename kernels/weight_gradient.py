@@ -164,12 +164,14 @@ def make_weight_gradient(dtype: str):
                         height,
                         groups,
                         sums,
+                        vector_bytes,
                         gate + row * line_bytes,
                         line_bytes,
                         operand + group * rows * vector_bytes,
                         rows * vector_bytes,
                         rows,
                         operand + soon * rows * vector_bytes,
+                        vector_bytes,
                     ),
                 )
                 place = sums

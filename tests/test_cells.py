@@ -23,7 +23,7 @@ def lstm_equations(i, f, g, o, c_prev):
     return sigma(o) * math.tanh(c), c, sigma(i), sigma(f), math.tanh(g), sigma(o)
 
 
-def gru_equations(r, z, hn, xn, h_prev):
+def gru_equations(xn, r, z, hn, h_prev):
     n = math.tanh(xn + sigma(r) * hn)
     return (1 - sigma(z)) * n + sigma(z) * h_prev, n, sigma(r), sigma(z), hn
 
@@ -133,14 +133,15 @@ class OneUnit:
             planes = {"zero": 0.0, "x": values["x", t], "h_prev": h_prev, "c_prev": c_prev, **biases}
             if cell.has_cell_state:
                 planes["c_prev"] += values["c_prev", t]
-            for gate, (bias, plane) in enumerate(zip(cell.biases, cell.inputs, strict=False)):
-                planes[plane] = planes[bias.plane] + values["weight_ih", gate] * values["x", t]
+            for bias, plane in zip(cell.biases, cell.inputs, strict=False):
+                planes[plane] = planes[bias.plane] + values["weight_ih", bias.gate] * values["x", t]
             for stage in cell.forward:
                 begins = stage.start(*[planes[name] for name in stage.begins])
                 (operand,) = stage.operand
-                sums = [
+                alone = len(begins) - len(stage.gates)
+                sums = [*begins[:alone]] + [
                     begin + planes[operand] * values[stage.weight, gate]
-                    for begin, gate in zip(begins, stage.gates, strict=True)
+                    for begin, gate in zip(begins[alone:], stage.gates, strict=True)
                 ]
                 outputs = stage.finish(*sums, *[planes[name] for name in stage.reads])
                 planes |= dict(zip(stage.writes, outputs, strict=True))
@@ -257,7 +258,7 @@ def test_a_cell_has_as_many_gates_as_elsewhere(cell):
 def test_formulas_take_and_give_what_the_stages_say(cell):
     for stage in cell.forward + cell.backward:
         begins = stage.start(*[0.5] * len(stage.begins))
-        assert len(begins) == (len(stage.gates) if stage in cell.forward else 1)
+        assert len(begins) >= len(stage.gates) if stage in cell.forward else len(begins) == 1
         outputs = stage.finish(*begins, *[0.5] * len(stage.reads))
         # the LSTM's formula has one output more where its projection has a stage of its own
         assert len(outputs) - len(stage.writes + stage.keeps) == (stage.reads[:2] == ("zero", "zero"))
@@ -330,7 +331,7 @@ def test_each_gate_of_each_weight_is_multiplied_once(cell):
         assert sorted(recurrent) == list(range(cell.gates))
         projections = [stage for stage in stages if stage.weight == "weight_hr"]
         assert len(projections) == (cell.name == "lstm_projected")
-        # `packing` takes the gates of a stage as consecutive
+        # the GPU's layer takes the gates of a stage as consecutive
         assert all(stage.gates == tuple(range(stage.gates[0], stage.gates[-1] + 1)) for stage in stages)
     assert sorted(cell.input_gradient[1]) == list(range(cell.gates))
 
@@ -352,7 +353,15 @@ def test_the_weight_gradients_cover_each_row_once(cell):
 def test_every_bias_is_added_once(cell):
     added = [(name, bias.gate) for bias in cell.biases for name in bias.parameters]
     assert sorted(added) == sorted((name, gate) for name in ("bias_ih", "bias_hh") for gate in range(cell.gates))
-    assert [bias.gate for bias in cell.biases[: cell.gates]] == list(range(cell.gates))
+    assert sorted(cell.input_gates) == list(range(cell.gates))
+
+
+@every_cell
+def test_a_first_stage_that_takes_x_has_a_sum_for_each_gate_of_it(cell):
+    stage = cell.forward[0]
+    assert cell.takes_x == (cell is not cells.GRU_RESET_BEFORE)
+    if cell.takes_x:
+        assert stage.begins[: cell.gates] == cell.inputs
 
 
 def test_the_formulas_import_no_numba():

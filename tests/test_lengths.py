@@ -204,7 +204,7 @@ def test_threads_compute_what_one_does(kind, sharing, number, threads):
 def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, threads, monkeypatch):
     """Forwards by units, and backwards by rows."""
     lengths = np.random.default_rng(5).integers(0, 22, 27)
-    monkeypatch.setattr(cpu, "_KEPT_BY_A_CORE", 0)
+    monkeypatch.setattr(cpu, "KEPT_BY_A_CORE", 0)
     monkeypatch.setattr(cpu, "_FEW_ROWS_OF_LARGE", 0)
     layer = make_layer(kind, 40, 16 * 4 * number)
     problem = random_problem(layer, 22, len(lengths))
@@ -228,6 +228,7 @@ def test_threads_that_share_rows_do_not_meet_in_chunks_of_inputs(kind, number, t
     expected = everything(layer, problem, lengths)
     threads(number)
     monkeypatch.setattr(plans, "_X_SUMS_BYTES", 1 << 16)
+    monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts: plans.NEVER)
     for _ in range(3):
         fresh = make_layer(kind, 40, 37)
         assert_same_bits(everything(fresh, problem, lengths), expected)

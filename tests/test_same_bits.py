@@ -172,9 +172,31 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
     threads(2)
     expected = everything(whole, problem)
     numbers = B * fastrnn.parameters.GATES[whole.cell] * -(-H // 16) * 16  # of a step
+    monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts: plans.NEVER)
     monkeypatch.setattr(plans, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
     in_chunks = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     assert_same_bits(everything(in_chunks, problem), expected)
+
+
+@every_dtype
+@every_kind
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_step_may_make_its_sums_of_the_inputs_itself(kind, dtype, rows, number, threads, monkeypatch):
+    """From so many rows on; as sequences end, or begin backwards, some steps do and some do not."""
+    from fastrnn import plans
+
+    lengths = np.random.default_rng(9).integers(0, 25, 18)
+    threads(1)
+    results = []
+    for least in (plans.NEVER, rows):
+        monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts, least=least: least)
+        layer = make_layer(kind, 40, 37, bidirectional=True, dtype=dtype)
+        problem = random_problem(layer, 25, len(lengths))
+        results.append([everything(layer, problem), everything(layer, problem, lengths)])
+        threads(number)
+    for apart, within in zip(*results, strict=True):
+        assert_same_bits(within, apart)
 
 
 @every_dtype

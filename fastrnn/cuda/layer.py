@@ -79,7 +79,8 @@ class CudaLayer:
             memory.begin(tuple(s[d] for s in states))
             loop.begin(states[0][d])
             planes = memory.planes()
-            planes |= {name: memory.plane(x_sums[d], gate * H) for gate, name in enumerate(self.cell.inputs)}
+            inputs = zip(self.cell.inputs, self.cell.input_gates, strict=True)
+            planes |= {name: memory.plane(x_sums[d], gate * H) for name, gate in inputs}
             planes |= bias_planes(arrays, self.cell, weights, H)
             loop.execute(T, memory.in_loop_order(planes, forward=True))
             self._idle[key] = loop

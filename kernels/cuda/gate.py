@@ -36,7 +36,7 @@ def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool,
     written = list(enumerate(run.writes(number, saving)))
     written += [(n, operand) for n, plane in written for operand in run.operand_of(plane)]
     write = planes_writer(run, written, dtype)
-    add = tuple_adder(len(sums))
+    add = product_adder(len(stage.begins), len(sums))
     start, finish = device(stage.start), device(stage.finish)
 
     @kernel(launch_bounds=THREADS)
@@ -51,9 +51,11 @@ def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool,
 
 
 @cache
-def tuple_adder(length: int):
-    """add(a, b): the sums of two tuples' members."""
-    if length == 0:
-        return device(lambda a, b: ())
-    shorter, last = tuple_adder(length - 1), length - 1
-    return device(lambda a, b: (*shorter(a, b), a[last] + b[last]))
+def product_adder(begins: int, sums: int):
+    """add(begin values, sums): what a stage's sums come to. The product is part of the last ones."""
+    if begins == 0:
+        return device(lambda values, product: ())
+    before, last, of_product = product_adder(begins - 1, max(sums - 1, 0)), begins - 1, sums - 1
+    if sums == 0:
+        return device(lambda values, product: (*before(values, product), values[last]))
+    return device(lambda values, product: (*before(values, product), values[last] + product[of_product]))

@@ -12,7 +12,7 @@ from functools import cache
 from numba import cuda
 
 from .access import planes_fetcher, planes_reader, planes_writer
-from .gate import tuple_adder
+from .gate import product_adder
 from .geometry import (
     BATCH,
     BLOCKS,
@@ -226,7 +226,7 @@ def _formula(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool) -
     biases = {bias.plane for bias in run.biases}
     streamed = [p for p in (*stage.begins, *stage.reads) if p not in biases and p not in WIDE and p != "zero"]
     fetch = planes_fetcher(run, streamed, dtype)
-    add = tuple_adder(run.sums(number))
+    add = product_adder(len(stage.begins), run.sums(number))
     start, finish = device(stage.start), device(stage.finish)
 
     @device
