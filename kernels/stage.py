@@ -184,6 +184,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     matrix is added to the first of them, then the operand times its to the last.
         tile: address of the tile for units of `multiplied` sums
         table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
+        first_group, last_group: groups from the first up to before the last; or, if the first is larger, downwards from
+            before the first to the last
         x, operand: addresses of row 0 of what is multiplied, (rows, depth); depth 0 leaves a product out
         x_packed, packed: addresses of packed matrices, (groups, depth, multiplied, lanes); zeros for missing units
         scratch: address of room for SCRATCH_BYTES of accumulators
@@ -238,14 +240,18 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
         taller = rows - low * tiles  # so many tiles have one row more
         most_groups = group_limits[low if taller else low - 1]
         deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
+        downwards = first_group > last_group
+        number_of_groups = first_group - last_group if downwards else last_group - first_group
         # the operands' rows of one block stay in the second-level cache while the groups of units pass by
         for first_of_block in range(0, tiles, _TILES_OF_BLOCK):
             last_of_block = min(first_of_block + _TILES_OF_BLOCK, tiles)
-            group = first_group
-            while group < last_group:
+            done = 0
+            while done < number_of_groups:
                 groups = most_groups
-                while groups > last_group - group:
+                while groups > number_of_groups - done:
                     groups //= 2
+                group = first_group - done - groups if downwards else first_group + done
+                done += groups
                 log_groups = groups >> 1  # of 1, 2 or 4
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
@@ -277,7 +283,9 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                             if k + part >= length:
                                 following = group
                                 if (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block):
-                                    following = group + groups if group + groups < last_group else first_group
+                                    following = group
+                                    if done < number_of_groups:
+                                        following += -min(groups, number_of_groups - done) if downwards else groups
                                 if other_length > 0:
                                     soon, soon_group_bytes = other_block, other_length * multiplied * vector_bytes
                                 else:
@@ -307,6 +315,5 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                                 row += height
                                 place += height * groups * unit_bytes
                     conclude(table, start_row, end_row, group, group + groups, units, scratch)
-                group += groups
 
     return stage

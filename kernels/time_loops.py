@@ -5,6 +5,9 @@ is in the planes (`block.py`). Threads share a step either by rows of the batch,
 or by hidden units, and then meet after each stage.
 
 Where a step has rows that begin, or end, beside others, each stage runs for these and those separately.
+
+Steps go through the groups of units upwards and downwards in turns: of a matrix larger than the cache, what was read
+last is still there, and is read first.
 """
 
 from numba import njit
@@ -16,6 +19,7 @@ from .workers import call, load_word, meet, share, store_word
 
 _TABLE_ROW = 8 * b.WORK_WORDS
 _GRADIENT_BYTES = 8 * weight_gradient.JOB_WORDS
+_NO_PRODUCT = (0, 0, 0, 0)
 
 
 @njit(**INNER)
@@ -110,31 +114,22 @@ def _stage_word(block, number, word):
 
 
 @njit(**INNER)
-def _run_stage(
-    block,
-    number,
-    table,
-    first_row,
-    rows,
-    x,
-    x_stride,
-    x_packed,
-    x_depth,
-    operand,
-    stride,
-    depth,
-    thread,
-    threads,
-    by_units,
-    scratch,
-):
-    """One stage on these rows and this thread's groups of units."""
+def _run_stage(block, number, table, rows, x, operand, worker, downwards):
+    """One stage on rows (first, how many), for the thread's groups of units, upwards or downwards.
+
+    x, operand  what is multiplied: (address, row, matrix, depth), (address, row, depth)
+    worker      (thread, threads, by_units, scratch)
+    """
+    thread, threads, by_units, scratch = worker
     units = _stage_word(block, number, b.STAGE_UNITS)
     first, last = _own_groups(block, units, thread, threads, by_units)
+    if downwards:
+        first, last = last, first
+    address, row, depth = operand
     call(
         _stage_word(block, number, b.STAGE_KERNEL), (_stage_word(block, number, b.STAGE_TILE),
-        table, first_row, rows, units, first, last, x, x_stride, x_packed, x_depth, operand, stride,
-        _stage_word(block, number, b.STAGE_MATRIX), depth, scratch))  # fmt: skip
+        table, *rows, units, first, last, *x, address, row, _stage_word(block, number, b.STAGE_MATRIX), depth,
+        scratch))  # fmt: skip
 
 
 @njit(**INNER)
@@ -218,17 +213,17 @@ def forward(thread, threads, block):
     table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
     scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
+    worker = (thread, threads, by_units, scratch)
     first_row, last_row = _own_rows(block, thread, threads, by_units)
     whole = first_row == 0 and last_row == load_word(block + 8 * b.BATCH)
     enough = load_word(block + 8 * b.X_WITHIN)
-    x_row, x_matrix = load_word(block + 8 * b.X_OPERAND_ROW), load_word(block + 8 * b.X_MATRIX)
-    x_depth = load_word(block + 8 * b.X_DEPTH)
+    x_row, x_depth = load_word(block + 8 * b.X_OPERAND_ROW), load_word(block + 8 * b.X_DEPTH)
     target = threads
     step = load_word(block + 8 * b.FIRST)
     chunk_end = step - sign
     low = step
     behind = 0  # rows of the step before
-    for _ in range(steps):
+    for turn in range(steps):
         here = _rows(block, step)
         last = min(last_row, here)
         begin = min(here, behind)
@@ -243,19 +238,17 @@ def forward(thread, threads, block):
             _advance(block, table, step, inputs, 0, False, False)
             _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch)
         before_inputs = -1 if within else _sums_before(block, step, low, whole)
-        x = load_word(block + 8 * b.X_OPERAND) + _rows_before(block, step) * x_row
+        x_address = load_word(block + 8 * b.X_OPERAND) + _rows_before(block, step) * x_row
+        x = (x_address, x_row, load_word(block + 8 * b.X_MATRIX), x_depth if within else 0)
         for number in range(stages):
             row = first_row
             while row < last:
                 end = _end_of_run(row, last, begin, last)
                 _advance(block, table, step, inputs, before_inputs, row >= begin, False)
                 operand = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
-                _run_stage(
-                    block, number, table, row, end - row,
-                    x, x_row, x_matrix, x_depth if within and number == 0 else 0,
-                    load_word(operand), load_word(operand + 8),
-                    _stage_word(block, number, b.STAGE_DEPTH), thread, threads, by_units, scratch,
-                )  # fmt: skip
+                multiplied = (load_word(operand), load_word(operand + 8), _stage_word(block, number, b.STAGE_DEPTH))
+                of_x = x if number == 0 else _NO_PRODUCT
+                _run_stage(block, number, table, (row, end - row), of_x, multiplied, worker, turn % 2 == 1)
                 row = end
             if by_units:
                 target += threads
@@ -273,6 +266,7 @@ def backward(thread, threads, block):
     table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
     scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
     by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
+    worker = (thread, threads, by_units, scratch)
     first_row, last_row = _own_rows(block, thread, threads, by_units)
     target = threads
     step = load_word(block + 8 * b.FIRST)
@@ -282,7 +276,7 @@ def backward(thread, threads, block):
     units = _stage_word(block, 0, b.STAGE_UNITS)
     first, end = _own_groups(block, units, thread, threads, by_units)
     behind = 0
-    for _ in range(steps):
+    for turn in range(steps):
         here = _rows(block, step)
         last = min(last_row, here)
         begin = min(here, behind)
@@ -301,9 +295,8 @@ def backward(thread, threads, block):
                     own = table + _TABLE_ROW * _stage_word(block, number, b.STAGE_OPERAND)
                     operand, stride = load_word(own), load_word(own + 8)
                 _run_stage(
-                    block, number, table, row, run - row, 0, 0, 0, 0, operand, stride, depth,
-                    thread, threads, by_units, scratch,
-                )  # fmt: skip
+                    block, number, table, (row, run - row), _NO_PRODUCT, (operand, stride, depth), worker, turn % 2 == 1
+                )
                 row = run
             if by_units:
                 target += threads
