@@ -96,16 +96,15 @@ class CpuLayer:
         saved, gates, cells, c_0, c_n = None, None, None, None, None
         if save:
             memory = self._memory_to_save(lead)
-            gates, cells = memory.gates, memory.cells
-            saved = Saved(x, states, rows, y, gates, cells, memory)
+            gates = memory.gates
+            saved = Saved(x, states, rows, y, gates, memory.cells, memory)
             if self.cell.has_cell_state:
-                c_0 = states[1]
+                c_0, cells = states[1], memory.cells
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        kind = "forward saving" if save else "forward"
-        each = (h_0, c_0, c_n, gates, cells if self.cell.has_cell_state else None)
-        self._run(kind, self.weights.forward, weights, lead, rows, (x, y), each)
-        h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
+        arrays = (x, y, h_0, c_0, c_n, gates, cells)
+        self._run("forward saving" if save else "forward", lead, rows, 2, arrays, self.weights.forward, weights)
+        h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
         return y, (h_n,) if c_n is None else (h_n, c_n), saved
@@ -190,8 +189,8 @@ class CpuLayer:
         if dy is None:
             kind += " without dy"
         cells = saved.cells if self.cell.has_cell_state else None
-        each = (states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
-        self._run(kind, self.weights.backward, weights, lead, rows, (x, y, dy, dflat), each)
+        arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
+        self._run(kind, lead, rows, 4, arrays, self.weights.backward, weights)
         if D == 2:
             with np.errstate(all="ignore"):
                 np.add(dx[0], dx[1], out=dx[0])
@@ -200,27 +199,30 @@ class CpuLayer:
     def _run(
         self,
         kind: str,
-        weights: PackedWeights,
-        source: Directions | None,
         lead: tuple[int, ...],
         rows: Packed | None,
-        shared: Arrays,
-        each: Arrays,
+        shared: int,
+        arrays: Arrays,
+        weights: PackedWeights,
+        source: Directions | None,
     ) -> None:
-        """Run the plan of that kind on arrays that the directions share, and on each one's part of others."""
+        """Run the plan of that kind on (T, B) or (N,) rows, as `lead` says.
+
+        The directions share the first `shared` arrays, and each has its part of the others.
+        """
         if rows is None:
-            batch = lead[1]
-            where = lead[0], lead[0] * batch, 0, 0
-            workers, by_units = self.share_work(where[1], batch)
+            steps, batch = lead
+            number = steps * batch
+            where = steps, number, 0, 0
+            workers, by_units = self.share_work(number, batch)
         else:
             batch = rows.batch
             workers, by_units = self.share_packed(rows.total, batch, kind.startswith("forward"))
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        arrays = [*shared, *each]  # of the first direction the kernels take the beginnings only
-        if self.directions == 2:
-            arrays += [*shared, *[None if array is None else array[1] for array in each]]
-        matrices, pieces = self.weights.expected(weights, source)  # both held until the kernels have read them
+        if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
+            arrays += arrays[:shared] + tuple([None if array is None else array[1] for array in arrays[shared:]])
+        matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
         if not plan.run(pieces, (*where, matrices.address) * self.directions, arrays):
             matrices = self.weights.current(weights, source)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, arrays)

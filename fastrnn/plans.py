@@ -37,7 +37,7 @@ FORWARD = ("x", "y", "h_0", "c_0", "c_n", "gates", "cells")
 BACKWARD = ("x", "y", "dy", "dflat", "h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
 KEEPING = (*BACKWARD, "carried", "dc_t")
 
-Arrays = Sequence[np.ndarray | None]
+Arrays = tuple[np.ndarray | None, ...]
 
 
 class Plan:
@@ -87,12 +87,11 @@ class Workspace:
         record = template.record(self.block, address(self._work), kernel)
         self._alive = template, record
         self._record, self._record_address = record.data, address(record)
-        self._pack = struct.Struct(f"{len(record) - r.PIECES}q").pack_into
+        self._pack = struct.Struct(f"{r.VALUES - r.PIECES + template.numbers}q").pack_into
 
     def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
         """As `Plan.run`."""
-        objects = [0 if array is None else id(array) for array in arrays]
-        self._pack(self._record, 8 * r.PIECES, pieces.number, pieces.address, *numbers, *objects)
+        self._pack(self._record, 8 * r.PIECES, pieces.number, pieces.address, id(arrays), *numbers)
         return compiled.run_filled(self._record_address)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import plans
 from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
@@ -18,7 +19,7 @@ from .packed import NOTHING
 from .sequence import States
 
 Arrays = list[np.ndarray]  # one for each direction
-_Values = tuple[tuple[int, ...], tuple[np.ndarray | None, ...]]  # of a plan for one direction: numbers, arrays
+_Values = tuple[tuple[int, ...], plans.Arrays]  # of a plan for one direction: numbers, arrays
 
 
 class Segment(NamedTuple):
@@ -144,7 +145,7 @@ class SegmentedLayer:
         else:
             workers, by_units = layer.share_packed(most, self._batch, kind.startswith("forward"))
         numbers: list[int] = []
-        arrays: list[np.ndarray | None] = []
+        arrays: plans.Arrays = ()
         for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):
             if segment.rows is None:
                 numbers += (segment.steps, segment.number, 0, 0)

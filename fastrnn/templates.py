@@ -61,7 +61,7 @@ class Description:
 class Template:
     """The blocks of all directions, one behind the other in `words`, and what is to be filled in.
 
-    A call gives `numbers`, then `arrays`, of these names; and there is the buffer "work", which stays where it is.
+    A call gives `numbers` and `arrays` of these names; and there is the buffer "work", which stays where it is.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Template:
         self._words = [word.offset if isinstance(word, At) else word for word in flat]
         places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
         self._own = np.array([i for i, buffer in places if buffer == "block"])
-        self._numbers, self._arrays = len(numbers), len(arrays)
+        self.numbers, self._arrays = len(numbers), len(arrays)
         words = {"work": r.WORK} | {name: r.VALUES + n for n, name in enumerate((*numbers, *arrays))}
         # the counters are set to 0 at every call
         counters = [(d * self.block_bytes // _WORD + b.COUNTER, r.ZERO) for d in range(self.number)]
@@ -119,10 +119,9 @@ class Template:
 
         kernel  what each call runs on one thread; 0: nothing, the block is only filled in
         """
-        first_array = r.VALUES + self._numbers
-        end = first_array + self._arrays
-        record = np.zeros(end, np.int64)
+        array_words = r.VALUES + self.numbers
+        record = np.zeros(array_words + self._arrays, np.int64)
         record[[r.BLOCK, r.FILLS, r.FILL_TABLE]] = address(block), len(self._table), address(self._table)
         record[[r.KERNEL, r.TEAMS, r.BLOCK_BYTES]] = kernel, self.number if kernel else 0, self.block_bytes
-        record[[r.ARRAYS, r.END, r.WORK]] = first_array, end, work
+        record[[r.NONE, r.ARRAYS, r.ARRAY_WORDS, r.WORK]] = id(None), self._arrays, array_words, work
         return record

@@ -3,13 +3,14 @@
 In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `L` layers, `D` directions, `R` width of h.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .lengths import Padded
+from .zeros import ZeroStates
 
 State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
 
@@ -214,21 +215,23 @@ class Layout:
         self.dtype = dtype
         self.state_names = ("h_0", "c_0")[: len(widths)]
         self.gradient_names = ("dh_n", "dc_n")[: len(widths)]
+        self._zero_states = self._make_zero_states()
 
     def inputs(self, x: Any, state: State) -> tuple[np.ndarray, tuple[np.ndarray, ...], bool]:
         """x and the initial states (zeros for None) as used inside, and whether x has a batch dimension."""
         x = self._array("x", x)
-        shape = tuple(x.shape)
+        shape = x.shape
         batched = len(shape) == 3
         if not batched and len(shape) != 2:
             expected = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise ValueError(f"x: expected 3 dimensions {expected}, or 2 (T, I), got shape {shape}")
+            raise ValueError(f"x: expected 3 dimensions {expected}, or 2 (T, I), got shape {tuple(shape)}")
         if shape[-1] != self.input_size:
-            raise ValueError(f"x: expected the last dimension to be input_size = {self.input_size}, got shape {shape}")
+            expected = f"expected the last dimension to be input_size = {self.input_size}"
+            raise ValueError(f"x: {expected}, got shape {tuple(shape)}")
         x = self._time_major(x, batched)
         batch = x.shape[1]
         if state is None:
-            return x, tuple([self._zeros((self.rows, batch, n)) for n in self.widths]), batched
+            return x, self._zero_states(batch), batched
         states = state_arrays("state", self.state_names, state)
         checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
         return x, tuple(checked), batched
@@ -288,8 +291,8 @@ class Layout:
     def _array(self, name: str, value: Any) -> np.ndarray:
         return array(name, value, self.dtype)
 
-    def _contiguous(self, value: np.ndarray) -> np.ndarray:
-        return contiguous(value)
+    _contiguous = staticmethod(contiguous)
 
-    def _zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros(shape, self.dtype)
+    def _make_zero_states(self) -> Callable[[int], tuple[np.ndarray, ...]]:
+        """What gives the states of so many rows of the batch."""
+        return ZeroStates(self.rows, self.widths, self.dtype)

@@ -201,12 +201,12 @@ def _make_run_filled(stamp):
             return False
         if not unchanged(load_word(record + 8 * r.PIECE_TABLE), load_word(record + 8 * r.PIECES)):
             return False
-        for place in range(
-            record + 8 * load_word(record + 8 * r.ARRAYS), record + 8 * load_word(record + 8 * r.END), 8
-        ):
-            array = load_word(place)
-            if array != 0:
-                store_word(place, load_word(array + r.ADDRESS_IN_ARRAY))
+        none = load_word(record + 8 * r.NONE)
+        item = load_word(record + 8 * r.TUPLE) + r.ITEMS_IN_TUPLE
+        word = record + 8 * load_word(record + 8 * r.ARRAY_WORDS)
+        for place in range(0, 8 * load_word(record + 8 * r.ARRAYS), 8):
+            array = load_word(item + place)
+            store_word(word + place, 0 if array == none else load_word(array + r.ADDRESS_IN_ARRAY))
         block = load_word(record + 8 * r.BLOCK)
         table = load_word(record + 8 * r.FILL_TABLE)
         for entry in range(table, table + 24 * load_word(record + 8 * r.FILLS), 24):
