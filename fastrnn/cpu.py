@@ -176,7 +176,9 @@ class CpuLayer:
         x, states, rows, y = saved.x, saved.states, saved.rows, saved.y
         lead = x.shape[:-1]
         # the kernel hands these back from step to step
-        dstates_0 = tuple(np.zeros_like(s) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True))
+        dstates_0 = tuple(
+            [np.zeros(s.shape, s.dtype) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True)]
+        )
         c_0, dc_0 = (states[1], dstates_0[1]) if self.cell.has_cell_state else (None, None)
         dh = empty((D, *lead, R), self.dtype) if self.cell.name == "lstm_projected" else None
         dx = np.empty((D, *x.shape), self.dtype)

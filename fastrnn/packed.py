@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -226,7 +227,7 @@ class Weights:
             known = self._known
             table = known.pieces.table if known.source is source else self._table(source)
             together = int(table[:, checksum.BYTES].sum()) >= _ENOUGH_TO_CHECK_TOGETHER
-            pieces = _taken(table, threads.available() if together else 1)
+            pieces = take_checksums(table, threads.available() if together else 1)
             # new matrices for new checksums: a call in another thread may still read the old
             packed = known.packed if pieces.checksums() == known.pieces.checksums() else {}
             matrices = packed.get(weights)
@@ -241,19 +242,24 @@ class Weights:
             self._known = self._known._replace(source=None)
 
     def _table(self, source: Directions) -> np.ndarray:
-        """The pieces (n, PIECE_WORDS) that these arrays consist of, without checksums."""
-        own = source is self._parameters.directions
-        arrays = [array for direction in source for array in direction.values() if array is not None]
-        pieces = [
-            (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
-            for array in ([self._parameters.flat] if own else arrays)
-            for start in range(0, array.nbytes, _PIECE_BYTES)
-        ]
-        return np.array(pieces, np.int64)
+        """The pieces that these arrays consist of."""
+        if source is self._parameters.directions:
+            return pieces_of([self._parameters.flat])
+        return pieces_of([array for direction in source for array in direction.values() if array is not None])
 
 
-def _taken(table: np.ndarray, number: int) -> Pieces:
-    """The pieces of a table with their checksums as they are now, taken by so many threads."""
+def pieces_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The memory of C-contiguous arrays as a table of pieces (n, PIECE_WORDS), whose checksums are not there yet."""
+    pieces = [
+        (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
+        for array in arrays
+        for start in range(0, array.nbytes, _PIECE_BYTES)
+    ]
+    return np.array(pieces, np.int64)
+
+
+def take_checksums(table: np.ndarray, number: int) -> Pieces:
+    """The pieces of such a table with their checksums as they are now, taken by so many threads."""
     table = table.copy()
     block = np.zeros(16, np.int64)
     block[checksum.PIECES], block[checksum.PIECE_TABLE] = len(table), address(table)
