@@ -15,7 +15,7 @@ from .lengths import Packed
 from .memory import address, empty
 from .packed import NOTHING, PackedWeights, Weights
 from .parameters import Directions, LayerParameters, present
-from .plans import Arrays, Plan, Planner, Workspace
+from .plans import BACKWARD_SHARED, FORWARD_SHARED, Arrays, Plan, Planner, Workspace
 
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
@@ -102,8 +102,9 @@ class CpuLayer:
                 c_0, cells = states[1], memory.cells
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
+        kind = "forward saving" if save else "forward"
         arrays = (x, y, h_0, c_0, c_n, gates, cells)
-        self._run("forward saving" if save else "forward", lead, rows, 2, arrays, self.weights.forward, weights)
+        self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
@@ -179,7 +180,9 @@ class CpuLayer:
         dstates_0 = tuple(
             [np.zeros(s.shape, s.dtype) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True)]
         )
-        c_0, dc_0 = (states[1], dstates_0[1]) if self.cell.has_cell_state else (None, None)
+        c_0, cells, dc_0 = None, None, None
+        if self.cell.has_cell_state:
+            c_0, cells, dc_0 = states[1], saved.cells, dstates_0[1]
         dh = empty((D, *lead, R), self.dtype) if self.cell.name == "lstm_projected" else None
         dx = np.empty((D, *x.shape), self.dtype)
         h_prev = None
@@ -190,9 +193,8 @@ class CpuLayer:
                 rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
-        cells = saved.cells if self.cell.has_cell_state else None
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
-        self._run(kind, lead, rows, 4, arrays, self.weights.backward, weights)
+        self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
         if D == 2:
             with np.errstate(all="ignore"):
                 np.add(dx[0], dx[1], out=dx[0])
@@ -208,9 +210,9 @@ class CpuLayer:
         weights: PackedWeights,
         source: Directions | None,
     ) -> None:
-        """Run the plan of that kind on (T, B) or (N,) rows, as `lead` says.
+        """Run the plan of that kind on `lead` rows, (T, B) or (N,).
 
-        The directions share the first `shared` arrays, and each has its part of the others.
+        The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
         """
         if rows is None:
             steps, batch = lead

@@ -138,7 +138,7 @@ class _Recurrent:
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = None if lengths is None else layout.padded(lengths, x, batched)
-        y, states_n, _ = self._run(x, states, padded, False)
+        y, states_n, _ = self._run(x, states, padded, save=False)
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
@@ -162,7 +162,7 @@ class _Recurrent:
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
         padded = layout.padded(lengths, x, batched)
-        y, states_n, saved = self._run(x, states, padded, True, recompute)
+        y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
         return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
 
@@ -305,7 +305,7 @@ class _Recurrent:
             sequence.parameters.set(flat)
 
     def _run(
-        self, x: np.ndarray, states: States, padded: Padded | None, save: bool, recompute: bool = False
+        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
     ) -> tuple[np.ndarray, States, Any]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`.
 
@@ -317,7 +317,7 @@ class _Recurrent:
         if self.num_layers > 1 or recompute:
             y, states_n, saved = self._forward(x, states, rows, save, recompute and x.size > 0)
         else:
-            y, states_n, saved = self.sequences[0].forward(x, states, save, rows)
+            y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
             if save:
                 saved = _Saved([saved], [])
         if padded is not None:

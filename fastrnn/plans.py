@@ -30,12 +30,14 @@ _BYTES = np.dtype(np.uint8)
 
 # What `Plan.run` takes for each direction, in this order. First numbers: how many steps and rows there are; the
 # addresses `starts` and `shares` (see `kernels/block.py`), which may be 0, and `weights`; `open`, `before` and `more`
-# are those of `kernels/weight_gradient.py`. Two directions usually run over the same steps, but need not. Then arrays.
+# are those of `kernels/weight_gradient.py`. Two directions usually run over the same steps, but need not. Then arrays,
+# of which two directions of one layer share those before h_0.
 NUMBERS = ("steps", "rows", "starts", "shares", "weights")
 CONTINUED_NUMBERS = (*NUMBERS, "open", "before", "more")
 FORWARD = ("x", "y", "h_0", "c_0", "c_n", "gates", "cells")
 BACKWARD = ("x", "y", "dy", "dflat", "h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
 KEEPING = (*BACKWARD, "carried", "dc_t")
+FORWARD_SHARED, BACKWARD_SHARED = FORWARD.index("h_0"), BACKWARD.index("h_0")
 
 Arrays = tuple[np.ndarray | None, ...]
 
@@ -55,10 +57,9 @@ class Plan:
         self._idle: list[Workspace] = []
 
     def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
-        """Run with these values for the template's numbers and arrays of all directions, in which None is an array that
-        the kernels do not look at.
+        """Run, and return whether it was done: only if the memory still has the checksums that `pieces` say.
 
-        If a piece of memory has not the checksum that `pieces` say, nothing is done and the result is False.
+        numbers, arrays  of all directions, in the template's order; None is an array that the kernels do not look at
         """
         try:
             workspace = self._idle.pop()

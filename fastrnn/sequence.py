@@ -46,6 +46,7 @@ class Sequence:
         self,
         x: np.ndarray,  # (T, B, I), C-contiguous
         states: States,  # C-contiguous
+        *,
         save: bool,
         rows: Packed | None = None,
         weights: Directions | None = None,

@@ -2,8 +2,8 @@
 
 It is an int64 array. The first words stay as they are from call to call, those from PIECES on are the call's own. A
 block (see `block.py`) is filled in from words of the record: addresses mostly, and numbers such as how many steps there
-are. Arrays come as a Python tuple, which must live as long as the call, and are put into the record as addresses: where
-CPython and NumPy keep these, in all builds of one version, is known here and in `memory.py` only.
+are. Arrays come as a Python tuple, which must live as long as the call; where they begin is looked up in the objects
+themselves. How CPython and NumPy lay these out is said here, and `memory.py` refuses to be imported where it is not so.
 """
 
 BLOCK = 0  # address of the block, or of several, one behind the other
