@@ -225,8 +225,11 @@ class Weights:
             source = self._parameters.directions
         with self._lock:
             known = self._known
-            table = known.pieces.table if known.source is source else self._table(source)
-            together = int(table[:, checksum.BYTES].sum()) >= _ENOUGH_TO_CHECK_TOGETHER
+            if known.source is source:
+                table, together = known.pieces.table, known.together
+            else:
+                table = self._table(source)
+                together = table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER
             pieces = take_checksums(table, threads.available() if together else 1)
             # new matrices for new checksums: a call in another thread may still read the old
             packed = known.packed if pieces.checksums() == known.pieces.checksums() else {}
