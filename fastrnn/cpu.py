@@ -13,9 +13,9 @@ from .kernels.cells import CELLS, Cell
 from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
-from .packed import Weights
+from .packed import NOTHING, PackedWeights, Weights
 from .parameters import Directions, LayerParameters, present
-from .plans import KEPT_BY_A_CORE, Plan, Planner, Workspace
+from .plans import BACKWARD_SHARED, FORWARD_SHARED, KEPT_BY_A_CORE, Arrays, Plan, Planner, Workspace
 
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
@@ -89,25 +89,22 @@ class CpuLayer:
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Saved | None]:
         """As `Sequence.forward`."""
         D, R = self.directions, self.output_size
-        packed = self.weights.current(self.weights.forward, weights)  # held until the kernels have read it
         lead = x.shape[:-1]
         h_0 = states[0]
-        batch = h_0.shape[1]
         y = np.empty((*lead, D * R), self.dtype)
         saved, gates, cells, c_0, c_n = None, None, None, None, None
         if save:
             memory = self._memory_to_save(lead)
-            gates, cells = memory.gates, memory.cells
-            saved = Saved(x, states, rows, y, gates, cells, memory)
+            gates = memory.gates
+            saved = Saved(x, states, rows, y, gates, memory.cells, memory)
             if self.cell.has_cell_state:
-                c_0 = states[1]
+                c_0, cells = states[1], memory.cells
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        workers, by_units, where = self._share(lead, batch, rows, forward=True)
-        plan = self._planner.plan("forward saving" if save else "forward", batch, workers, by_units)
-        shared = (*where, packed.address, address(x), address(y))
-        plan.run(*self._each(shared, h_0, c_0, c_n, gates, cells))
-        h_n = _final(rows, h_0, [y] if D == 1 else [y[..., :R], y[..., R:]])
+        kind = "forward saving" if save else "forward"
+        arrays = (x, y, h_0, c_0, c_n, gates, cells)
+        self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
+        h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
         return y, (h_n,) if c_n is None else (h_n, c_n), saved
@@ -177,12 +174,14 @@ class CpuLayer:
         """Run a plan of that kind into `dflat` or `kept`, and return dx and the gradients of the initial states."""
         D, R = self.directions, self.output_size
         x, states, rows, y = saved.x, saved.states, saved.rows, saved.y
-        packed = self.weights.current(self.weights.backward, weights)
         lead = x.shape[:-1]
-        batch = states[0].shape[1]
         # the kernel hands these back from step to step
-        dstates_0 = tuple(np.zeros_like(s) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True))
-        c_0, dc_0 = (states[1], dstates_0[1]) if self.cell.has_cell_state else (None, None)
+        dstates_0 = tuple(
+            [np.zeros(s.shape, s.dtype) if ds is None else ds.copy() for ds, s in zip(dstates, states, strict=True)]
+        )
+        c_0, cells, dc_0 = None, None, None
+        if self.cell.has_cell_state:
+            c_0, cells, dc_0 = states[1], saved.cells, dstates_0[1]
         dh = empty((D, *lead, R), self.dtype) if self.cell.name == "lstm_projected" else None
         dx = np.empty((D, *x.shape), self.dtype)
         h_prev = None
@@ -193,17 +192,43 @@ class CpuLayer:
                 rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
-        workers, by_units, where = self._share(lead, batch, rows, forward=False)
-        plan = self._planner.plan(kind, batch, workers, by_units)
-        shared = (
-            *where, packed.address, address(x), address(y), *(0 if a is None else address(a) for a in (dy, dflat))
-        )  # fmt: skip
-        each = (states[0], c_0, saved.gates, saved.cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
-        plan.run(*self._each(shared, *each))
+        arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
+        self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
         if D == 2:
             with np.errstate(all="ignore"):
                 np.add(dx[0], dx[1], out=dx[0])
         return dx[0], dstates_0
+
+    def _run(
+        self,
+        kind: str,
+        lead: tuple[int, ...],
+        rows: Packed | None,
+        shared: int,
+        arrays: Arrays,
+        weights: PackedWeights,
+        source: Directions | None,
+    ) -> None:
+        """Run the plan of that kind on `lead` rows, (T, B) or (N,).
+
+        The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
+        """
+        if rows is None:
+            steps, batch = lead
+            number = steps * batch
+            where = steps, number, 0, 0
+            workers, by_units = self.share_work(number, batch)
+        else:
+            batch = rows.batch
+            workers, by_units = self.share_packed(rows.total, batch, kind.startswith("forward"))
+            where = self.where(rows, workers, by_units)
+        plan = self._planner.plan(kind, batch, workers, by_units)
+        if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
+            arrays += arrays[:shared] + tuple([None if array is None else array[1] for array in arrays[shared:]])
+        matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
+        if not plan.run(pieces, (*where, matrices.address) * self.directions, arrays):
+            matrices = self.weights.current(weights, source)
+            plan.run(NOTHING, (*where, matrices.address) * self.directions, arrays)
 
     def bind_step(self, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None) -> list:
         """Fill `block` for a single step from x (B, I) and h (B, R) to y (B, R), c (B, H) updated in place.
@@ -211,11 +236,10 @@ class CpuLayer:
         Returns what must outlive the block: the packed weights, as they are now, and the kernels' workspace.
         """
         plan = self.step_plan(len(x))
-        packed = self.weights.current(self.weights.forward)
-        workspace = Workspace(plan.template, plan.work_bytes, block)
-        shared = (1, len(x), 0, 0, packed.address, address(x), address(y))
-        workspace.fill(*self._each(shared, h, c, c, None, None))
-        return [packed, workspace]
+        matrices = self.weights.current(self.weights.forward)
+        workspace = Workspace(plan.template, plan.work_bytes, 0, block)
+        workspace.run(NOTHING, (1, len(x), 0, 0, matrices.address), (x, y, h, c, c, None, None))
+        return [matrices, workspace]
 
     def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
         """As `Planner.plan`."""
@@ -228,8 +252,10 @@ class CpuLayer:
     def share_work(self, rows: int, batch: int) -> tuple[int, bool]:
         """How many threads a call of so many rows, of all steps, uses, and whether they share each step by hidden
         units (else by the batch's rows)."""
+        if rows * self._products * self.directions < _ENOUGH_FOR_CALL:
+            return 1, False
         number = threads.available()
-        if number == 1 or rows * self._products * self.directions < _ENOUGH_FOR_CALL:
+        if number == 1:
             return 1, False
         team = number // self.directions
         large = self._large_for(team)
@@ -244,16 +270,6 @@ class CpuLayer:
         enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
         return enough and self._products * self.dtype.itemsize > KEPT_BY_A_CORE
 
-    def _share(
-        self, lead: tuple[int, ...], batch: int, rows: Packed | None, *, forward: bool
-    ) -> tuple[int, bool, tuple[int, int, int, int]]:
-        """Threads, as `share_work` says, and the values of a plan's steps, rows, starts and shares."""
-        if rows is None:
-            number = lead[0] * batch
-            return *self.share_work(number, batch), (lead[0], number, 0, 0)
-        workers, by_units = self.share_packed(rows.total, batch, forward)
-        return workers, by_units, self.where(rows, workers, by_units)
-
     def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:
         """As `share_work`, for sequences of different lengths."""
         workers, by_units = self.share_work(rows, batch)
@@ -266,14 +282,6 @@ class CpuLayer:
         team = workers // self.directions
         shares = address(rows.shares(team)) if team > 1 and not by_units else 0
         return rows.steps, rows.total, address(rows.starts), shares
-
-    def _each(self, shared: tuple[int, ...], *arrays: np.ndarray | None) -> list[int]:
-        """A plan's values: for each direction, `shared` and where its part of these arrays begins; 0 for None."""
-        values = [*shared, *[0 if array is None else address(array) for array in arrays]]
-        if self.directions == 2:
-            halves = [0 if array is None else array.nbytes // 2 for array in arrays]
-            values += [*shared, *[start + half for start, half in zip(values[len(shared) :], halves, strict=True)]]
-        return values
 
     def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
         """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.

@@ -137,7 +137,7 @@ class _Recurrent:
             return self._network.run(x, state, lengths)
         layout = self._layout
         x, states, batched = layout.inputs(x, state)
-        padded = layout.padded(lengths, x, batched)
+        padded = None if lengths is None else layout.padded(lengths, x, batched)
         y, states_n, _ = self._run(x, states, padded, save=False)
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
@@ -306,23 +306,28 @@ class _Recurrent:
 
     def _run(
         self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
-    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
-        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`."""
-        if padded is None:
-            return self._forward(x, states, None, save=save, recompute=recompute)
-        y, states_n, saved = self._forward(
-            padded.pack(x), padded.sort(states), padded.packed, save=save, recompute=recompute
-        )
-        return padded.unpack(y), padded.unsort(states_n), saved
+    ) -> tuple[np.ndarray, States, Any]:
+        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`.
+
+        With `save`, also return the `_Saved` or `Recomputing` that `_backward` takes.
+        """
+        rows = None
+        if padded is not None:
+            x, states, rows = padded.pack(x), padded.sort(states), padded.packed
+        if self.num_layers > 1 or recompute:
+            y, states_n, saved = self._forward(x, states, rows, save, recompute and x.size > 0)
+        else:
+            y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
+            if save:
+                saved = _Saved([saved], [])
+        if padded is not None:
+            y, states_n = padded.unpack(y), padded.unsort(states_n)
+        return y, states_n, saved
 
     def _forward(
-        self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool, recompute: bool = False
+        self, x: np.ndarray, states: States, rows: Packed | None, save: bool, recompute: bool
     ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
         """As `Sequence.forward`, through all layers, with states (L*D, B, n)."""
-        recompute = recompute and x.size > 0
-        if self.num_layers == 1 and not recompute:
-            y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
-            return y, states_n, _Saved([saved], [])
         if not (self.training and self.dropout):
             return self._forward_layers(x, states, rows, save, recompute, 0.0)
         generator_state = self._generator.bit_generator.state

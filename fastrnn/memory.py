@@ -1,19 +1,22 @@
 """Arrays for the kernels, and their addresses."""
 
 import math
+from ctypes import c_ssize_t
 
 import numpy as np
-from numba import njit
 
-from .kernels.options import CACHED
+from .kernels.record import ADDRESS_IN_ARRAY, ITEMS_IN_TUPLE
 
 CACHE_LINE = 64  # bytes
 
 
-@njit(**CACHED)
-def address(array):
-    """Where an array's numbers begin: six times as fast as `array.ctypes.data`, and small calls make several."""
-    return array.ctypes.data
+def address(array: np.ndarray) -> int:
+    """Where an array's numbers begin: what `array.ctypes.data` says, several times as fast."""
+    return _word(id(array) + ADDRESS_IN_ARRAY)
+
+
+def _word(place: int) -> int:
+    return c_ssize_t.from_address(place).value
 
 
 def up(number: int, multiple: int) -> int:
@@ -27,3 +30,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raw = np.empty(size + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _check_layout() -> None:
+    probe = (np.empty(1),)
+    if _word(id(probe) + ITEMS_IN_TUPLE) != id(probe[0]) or address(probe[0]) != probe[0].ctypes.data:
+        raise ImportError("fastrnn: arrays or tuples are not laid out in memory as by CPython and NumPy")
+
+
+_check_layout()

@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from .parameters import Directions, LayerParameters
 # packing fewer numbers is faster done alone
 _ENOUGH_TO_SHARE = 1 << 17
 # bytes of one checksum, at most, and of all that are faster taken together
-_CHECKSUM_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 18
 _ENOUGH_TO_CHECK_TOGETHER = 1 << 20
 
 
@@ -43,6 +44,20 @@ class Matrices(NamedTuple):
 
     numbers: np.ndarray
     address: int
+
+
+class Pieces(NamedTuple):
+    """Memory, and the checksums that it had; not to be written to."""
+
+    table: np.ndarray  # (number, PIECE_WORDS) int64, as `kernels/checksum.py` has it
+    number: int
+    address: int  # of the table
+
+    def checksums(self) -> bytes:
+        return self.table[:, checksum.CHECKSUM].tobytes()
+
+
+NOTHING = Pieces(np.zeros((0, checksum.PIECE_WORDS), np.int64), 0, 0)
 
 
 class PackedWeights:
@@ -150,8 +165,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
+class _Known(NamedTuple):
+    """Weights as they were when last looked at."""
+
+    source: Directions | None  # the arrays that they are in; None if these may have gone
+    pieces: Pieces
+    together: bool  # whether their checksums are to be taken by all threads
+    packed: dict[PackedWeights, Matrices]  # the passes for which they have been packed
+
+
 class Weights:
     """The packed weights of both passes, kept as long as no parameter changes.
+
+    Changes are found by checksums of all parameters: a change of one number always shows, changes of several, unless
+    they are made for it, are missed with a chance of about 2⁻⁶⁴.
 
     lanes  units of a group
     """
@@ -161,62 +188,72 @@ class Weights:
         self.forward = PackedWeights(cell, parameters, dtype, lanes, backward=False)
         self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
         self._parameters = parameters
-        self._buffers: dict[PackedWeights, Matrices] = {}
-        self._checksums = b""
+        self._known = _Known(None, NOTHING, False, {})  # replaced as a whole: calls look at it without the lock
         self._lock = threading.Lock()
-        self._kernel = compiled.kernel("checksum")
-        self._block = np.zeros(16, np.int64)
-        self._block_address = address(self._block)
-        self._source: Directions | None = parameters.directions
-        self._watch([parameters.flat])
         _living.add(self)
+
+    def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
+        """The matrices of `forward` or `backward` as they were packed last, and what must not have changed since.
+
+        Arguments as in `current`. Where there are none, or more is to be read than one thread should, `current` ones.
+        """
+        if source is None:
+            source = self._parameters.directions
+        known = self._known
+        matrices = known.packed.get(weights)
+        if matrices is None or known.source is not source or known.together:
+            return self.current(weights, source), NOTHING
+        return matrices, known.pieces
 
     def current(self, weights: PackedWeights, source: Directions | None = None) -> Matrices:
         """The matrices of `forward` or `backward`, packed from the parameters as they are now.
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
-
-        Changes are found by checksums of all parameters: a change of one number always shows, changes of several,
-        unless they are made for it, are missed with a chance of about 2⁻⁶⁴.
         """
         if source is None:
             source = self._parameters.directions
         with self._lock:
-            if source is not self._source:
-                self._source = None  # until all of it is watched: an interrupt may come in between
-                own = source is self._parameters.directions
-                arrays = [array for direction in source for array in direction.values() if array is not None]
-                self._watch([self._parameters.flat] if own else arrays)
-                self._source = source
-            if self._shared:
-                self._block[:2] = 0  # the counter, and where the threads are
-                threads.run(self._kernel, self._block_address, threads.available())
+            known = self._known
+            if known.source is source:
+                table, together = known.pieces.table, known.together
             else:
-                compiled.run_alone(self._kernel, self._block_address, 0, 1)
-            now = self._results.tobytes()
-            if now != self._checksums:
-                self._buffers = {}  # new ones: a call in another thread may still read the old
-                self._checksums = now
-            packed = self._buffers.get(weights)
-            if packed is None:
-                packed = self._buffers[weights] = weights.pack(source)
-            return packed
+                table = self._table(source)
+                together = table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER
+            pieces = take_checksums(table, threads.available() if together else 1)
+            # new matrices for new checksums: a call in another thread may still read the old
+            packed = known.packed if pieces.checksums() == known.pieces.checksums() else {}
+            matrices = packed.get(weights)
+            if matrices is None:
+                matrices = packed[weights] = weights.pack(source)
+            self._known = _Known(source, pieces, together, packed)
+            return matrices
 
     def release(self) -> None:
         """Keep no array of `source`, only what was packed from it."""
         with self._lock:
-            self._source = None
+            self._known = self._known._replace(source=None)
 
-    def _watch(self, arrays: list[np.ndarray]) -> None:
-        """Make these the arrays whose checksums are taken, piece by piece."""
-        pieces = [
-            (address(array.reshape(-1)) + start, min(_CHECKSUM_BYTES, array.nbytes - start))
-            for array in arrays
-            for start in range(0, array.nbytes, _CHECKSUM_BYTES)
-        ]
-        self._table = np.array(pieces, np.int64)
-        self._results = np.zeros(len(pieces), np.int64)
-        self._shared = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
-        self._block[checksum.BUFFERS] = len(pieces)
-        self._block[checksum.BUFFER_TABLE] = address(self._table)
-        self._block[checksum.RESULTS] = address(self._results)
+    def _table(self, source: Directions) -> np.ndarray:
+        """The pieces that these arrays consist of."""
+        if source is self._parameters.directions:
+            return pieces_of([self._parameters.flat])
+        return pieces_of([array for direction in source for array in direction.values() if array is not None])
+
+
+def pieces_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The memory of C-contiguous arrays as a table of pieces (n, PIECE_WORDS), whose checksums are not there yet."""
+    pieces = [
+        (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
+        for array in arrays
+        for start in range(0, array.nbytes, _PIECE_BYTES)
+    ]
+    return np.array(pieces, np.int64)
+
+
+def take_checksums(table: np.ndarray, number: int) -> Pieces:
+    """The pieces of such a table with their checksums as they are now, taken by so many threads."""
+    table = table.copy()
+    block = np.zeros(16, np.int64)
+    block[checksum.PIECES], block[checksum.PIECE_TABLE] = len(table), address(table)
+    threads.run(compiled.kernel("checksum"), address(block), number)
+    return Pieces(table, len(table), address(table))

@@ -46,15 +46,20 @@ class LayerParameters:
         starts = dict(zip(self.shapes, itertools.accumulate(numbers, initial=0), strict=False))
         self.offsets = [{name: start + d * sum(numbers) for name, start in starts.items()} for d in range(directions)]
         self.size = directions * sum(numbers)
-        self._bias = bias
-        self._number = directions
+        self._spans = [
+            [
+                (name, slice(start, start + math.prod(self.shapes[name])), self.shapes[name])
+                for name, start in each.items()
+            ]
+            for each in self.offsets
+        ]
+        self._absent: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
         self.flat = _aligned_zeros(self.size, dtype)
         self.directions = self.views(self.flat)
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
         """For each direction {short name: view into `flat`}, an array of any library laid out as `self.flat` is."""
-        size = self.size // self._number
-        return [_views(flat[d * size : (d + 1) * size], self.shapes, self._bias) for d in range(self._number)]
+        return [self._absent | {name: flat[span].reshape(shape) for name, span, shape in each} for each in self._spans]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""
@@ -98,16 +103,6 @@ def _shapes(gates: int, input_size: int, hidden_size: int, proj_size: int, bias:
 def present(direction: Mapping[str, Any]) -> dict[str, Any]:
     """What one direction has under the short names, without the biases that are None."""
     return {short: values for short, values in direction.items() if values is not None}
-
-
-def _views(flat: Any, shapes: dict[str, tuple[int, ...]], bias: bool) -> dict[str, Any]:
-    views: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
-    start = 0
-    for short, shape in shapes.items():
-        end = start + math.prod(shape)
-        views[short] = flat[start:end].reshape(shape)
-        start = end
-    return views
 
 
 def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:

@@ -3,16 +3,20 @@
 A plan serves calls of any length: how many steps and rows there are is filled in with the addresses.
 """
 
+import struct
+from collections.abc import Sequence
+
 import numpy as np
 
 from . import threads
 from .kernels import block as b
 from .kernels import compiled, weight_gradient
+from .kernels import record as r
 from .kernels.cells import Cell, Stage
 from .kernels.planes import backward_planes, forward_planes
 from .kernels.stage import SCRATCH_BYTES
 from .memory import CACHE_LINE, address, empty, up
-from .packed import PackedWeights, Weights
+from .packed import PackedWeights, Pieces, Weights
 from .parameters import LayerParameters
 from .templates import At, Description, Plane, Table, Template, Word
 
@@ -27,14 +31,18 @@ NEVER = 1 << 62  # so many rows
 
 _BYTES = np.dtype(np.uint8)
 
-# What `Plan.run` takes for each direction, in this order: addresses of arrays, but for the numbers `steps` and `rows`,
-# and `starts` and `shares` (see `kernels/block.py`), which may be 0; `open`, `before` and `more` are those of
-# `kernels/weight_gradient.py`. Two directions usually run over the same steps, but need not.
-_SHARED = ("steps", "rows", "starts", "shares", "weights", "x", "y")
-FORWARD = (*_SHARED, "h_0", "c_0", "c_n", "gates", "cells")
-BACKWARD = (*_SHARED, "dy", "dflat", "h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
+# What `Plan.run` takes for each direction, in this order. First numbers: how many steps and rows there are; the
+# addresses `starts` and `shares` (see `kernels/block.py`), which may be 0, and `weights`; `open`, `before` and `more`
+# are those of `kernels/weight_gradient.py`. Two directions usually run over the same steps, but need not. Then arrays,
+# of which two directions of one layer share those before h_0.
+NUMBERS = ("steps", "rows", "starts", "shares", "weights")
+CONTINUED_NUMBERS = (*NUMBERS, "open", "before", "more")
+FORWARD = ("x", "y", "h_0", "c_0", "c_n", "gates", "cells")
+BACKWARD = ("x", "y", "dy", "dflat", "h_0", "c_0", "gates", "cells", "h_prev", "dh_0", "dc_0", "dh", "dx")
 KEEPING = (*BACKWARD, "carried", "dc_t")
-CONTINUED = (*BACKWARD, "open", "before", "more")
+FORWARD_SHARED, BACKWARD_SHARED = FORWARD.index("h_0"), BACKWARD.index("h_0")
+
+Arrays = tuple[np.ndarray | None, ...]
 
 
 class Plan:
@@ -48,42 +56,47 @@ class Plan:
         self.work_bytes = work_bytes
         self.workers = workers
         self.kernel = compiled.kernel(kernel)
+        self._alone = threads.runs_alone(workers, template.number)
         self._idle: list[Workspace] = []
 
-    def run(self, *values: int) -> None:
-        """Run with these values for the template's buffers, but for the last, `work`, which is the plan's own."""
+    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
+        """Run, and return whether it was done: only if the memory still has the checksums that `pieces` say.
+
+        numbers, arrays  of all directions, in the template's order; None is an array that the kernels do not look at
+        """
         try:
             workspace = self._idle.pop()
         except IndexError:
-            workspace = Workspace(self.template, self.work_bytes)
-        bytes_each, number = self.template.block_bytes, self.template.number
-        if threads.runs_alone(self.workers, number):
-            workspace.run_alone(self.kernel, bytes_each, number, *values)
-        else:
-            workspace.fill(*values)
-            threads.run(self.kernel, workspace.block_address, self.workers, bytes_each, number)
+            workspace = Workspace(self.template, self.work_bytes, self.kernel if self._alone else 0)
+        done = workspace.run(pieces, numbers, arrays)
+        if done and not self._alone:
+            template = self.template
+            threads.run(self.kernel, workspace.block_address, self.workers, template.block_bytes, template.number)
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(workspace)
+        return done
 
 
 class Workspace:
-    """A block of argument blocks, here or in the array `block`, and the kernels' scratch memory."""
+    """A block of argument blocks, here or in the array `block`, and the kernels' scratch memory. One call at a time.
 
-    def __init__(self, template: Template, work_bytes: int, block: np.ndarray | None = None) -> None:
+    kernel  what `run` runs, on one thread; 0: nothing, it only fills the block in
+    """
+
+    def __init__(self, template: Template, work_bytes: int, kernel: int, block: np.ndarray | None = None) -> None:
         self.block = empty((template.words,), np.dtype(np.int64)) if block is None else block
         template.write(self.block)
         self.block_address = address(self.block)
-        self._filler = template.filler(self.block)
         self._work = empty((work_bytes,), _BYTES)
-        self._work_address = address(self._work)
+        record = template.record(self.block, address(self._work), kernel)
+        self._alive = template, record
+        self._record, self._record_address = record.data, address(record)
+        self._pack = struct.Struct(f"{r.VALUES - r.PIECES + template.numbers}q").pack_into
 
-    def fill(self, *values: int) -> None:
-        """Write the values of the template's buffers into the block, but for the last, `work`."""
-        self._filler(*values, self._work_address)
-
-    def run_alone(self, kernel: int, block_bytes: int, number: int, *values: int) -> None:
-        """Fill, and run the kernel on the `number` blocks on one thread."""
-        self._filler.run(kernel, block_bytes, number, *values, self._work_address)
+    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
+        """As `Plan.run`."""
+        self._pack(self._record, 8 * r.PIECES, pieces.number, pieces.address, id(arrays), *numbers)
+        return compiled.run_filled(self._record_address)
 
 
 class Planner:
@@ -169,7 +182,7 @@ class Planner:
             header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, packed)
             tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
             descriptions.append(Description(header, planes, tables))
-        template = Template(descriptions, self._planes["forward"], team, self._buffers(FORWARD))
+        template = self._template(descriptions, "forward", team, NUMBERS, FORWARD)
         return Plan("loop forward", template, D * direction_bytes, workers)
 
     def _rows_for_sums_within(self, parts: int) -> int:
@@ -233,12 +246,21 @@ class Planner:
                 b.GRADIENT_TABLE: gradients,
             }
             descriptions.append(Description(header, planes, tables))
-        buffers = self._buffers(KEEPING if keeping else CONTINUED if continued else BACKWARD)
-        template = Template(descriptions, self._planes[direction], team, buffers)
+        numbers, arrays = CONTINUED_NUMBERS if continued else NUMBERS, KEEPING if keeping else BACKWARD
+        template = self._template(descriptions, direction, team, numbers, arrays)
         return Plan("loop backward", template, D * direction_bytes, workers)
 
-    def _buffers(self, each: tuple[str, ...]) -> tuple[str, ...]:
-        return (*(f"{name} {d}" for d in range(self.directions) for name in each), "work")
+    def _template(
+        self,
+        descriptions: list[Description],
+        direction: str,
+        team: int,
+        numbers: tuple[str, ...],
+        arrays: tuple[str, ...],
+    ) -> Template:
+        """`numbers` and `arrays`: of each direction."""
+        named = [[f"{name} {d}" for d in range(self.directions) for name in each] for each in (numbers, arrays)]
+        return Template(descriptions, self._planes[direction], team, *named)
 
     def _header(
         self, d: int, downwards: bool, batch: int, by_units: bool, scratch: At, scratch_bytes: int

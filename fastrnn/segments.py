@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import plans
 from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
 from .memory import address, empty
+from .packed import NOTHING
 from .sequence import States
 
 Arrays = list[np.ndarray]  # one for each direction
-_Values = tuple[np.ndarray | int | None, ...]  # of a plan for one direction, in its order
+_Values = tuple[tuple[int, ...], plans.Arrays]  # of a plan for one direction: numbers, arrays
 
 
 class Segment(NamedTuple):
@@ -70,8 +72,8 @@ class SegmentedLayer:
     def forward(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
         """From x (n, I) fill each direction's half of its y (n, D*R). Nothing is kept."""
         h, c = _split(states)
-        weights = self._forward_weights.address
-        each: list[_Values] = [(weights, x[d], y[d], h[d], None, c[d], None, None) for d in range(len(segments))]
+        weights = (self._forward_weights.address,)
+        each: list[_Values] = [(weights, (x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))]
         self._run("forward", segments, each)
         self._move_on(segments, h, _halves(y))
 
@@ -86,9 +88,9 @@ class SegmentedLayer:
         self.kept = Kept(x, y, tuple([s.copy() for s in states]), *rooms)
         gates, cells = (first_rows(segments, room) for room in rooms)
         h, c = _split(states)
-        weights = self._forward_weights.address
+        weights = (self._forward_weights.address,)
         each: list[_Values] = [
-            (weights, x[d], y[d], h[d], c[d], None, gates[d], cells[d]) for d in range(len(segments))
+            (weights, (x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
         ]
         self._run("forward saving", segments, each)
         self._move_on(segments, h, _halves(y))
@@ -121,10 +123,11 @@ class SegmentedLayer:
                 segment.rows.before(h[d], half, d == 1, h_prev)
             dh = empty((len(half), width), half.dtype) if projected else None
             before = self._taken[d] % BLOCK_ROWS
-            each.append((
-                self._backward_weights.address, x[d], y[d], None if dy is None else dy[d], self._dflat, h[d], c[d],
-                gates[d], cells[d], h_prev, dh_0[d], dc_0[d], dh, dx[d], to_open, before, int(more),
-            ))  # fmt: skip
+            numbers = (self._backward_weights.address, to_open, before, int(more))
+            each.append((numbers, (
+                x[d], y[d], None if dy is None else dy[d], self._dflat, h[d], c[d], gates[d], cells[d], h_prev,
+                dh_0[d], dc_0[d], dh, dx[d],
+            )))  # fmt: skip
             self._taken[d] += segment.number
         kind = "backward continued" if segments[0].rows is None else "backward continued packed"
         self._run(kind if dy is not None else f"{kind} without dy", segments, each)
@@ -134,21 +137,23 @@ class SegmentedLayer:
         return self._layer.named_gradients(self._dflat)
 
     def _run(self, kind: str, segments: Segments, each: list[_Values]) -> None:
-        """`each`: what the plan takes behind `shares`."""
+        """`each`: what the plan takes, numbers from the weights on."""
         layer = self._layer
         most = max(s.number for s in segments)
         if segments[0].rows is None:
             workers, by_units = layer.share_work(most, self._batch)
         else:
             workers, by_units = layer.share_packed(most, self._batch, kind.startswith("forward"))
-        values: list[int] = []
-        for segment, own in zip(segments, each, strict=True):
+        numbers: list[int] = []
+        arrays: plans.Arrays = ()
+        for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):
             if segment.rows is None:
-                values += (segment.steps, segment.number, 0, 0)
+                numbers += (segment.steps, segment.number, 0, 0)
             else:
-                values += layer.where(segment.rows, workers, by_units)
-            values += [value if isinstance(value, int) else 0 if value is None else address(value) for value in own]
-        layer.plan(kind, self._batch, workers, by_units).run(*values)
+                numbers += layer.where(segment.rows, workers, by_units)
+            numbers += own_numbers
+            arrays += own_arrays
+        layer.plan(kind, self._batch, workers, by_units).run(NOTHING, numbers, arrays)
 
     def _move_on(self, segments: Segments, state: np.ndarray, values: Arrays) -> None:
         for d, (segment, own) in enumerate(zip(segments, values, strict=True)):

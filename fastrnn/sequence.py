@@ -61,7 +61,7 @@ class Sequence:
             return y, tuple(s.copy() for s in states), _Empty(x, states) if save else None
         if self.backend == "reference":
             return self._forward_reference(x, states, save, rows, weights)
-        return self.kernels().forward(x, states, save, rows, weights)
+        return (self._cpu or self.kernels()).forward(x, states, save, rows, weights)
 
     def backward(
         self,

@@ -5,7 +5,6 @@ words that its address is to be added to: what a linker calls relocations. Numbe
 the number of steps, are filled in the same way.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .kernels import block as b
-from .kernels import compiled
+from .kernels import record as r
 from .memory import CACHE_LINE, address, up
 
 _WORD = 8
@@ -62,11 +61,16 @@ class Description:
 class Template:
     """The blocks of all directions, one behind the other in `words`, and what is to be filled in.
 
-    `buffers`: whose addresses a `Filler` takes, in this order.
+    A call gives `numbers` and `arrays` of these names; and there is the buffer "work", which stays where it is.
     """
 
     def __init__(
-        self, descriptions: Sequence[Description], planes: Sequence[str], workers: int, buffers: Sequence[str]
+        self,
+        descriptions: Sequence[Description],
+        planes: Sequence[str],
+        workers: int,
+        numbers: Sequence[str],
+        arrays: Sequence[str],
     ) -> None:
         number = up(len(planes), CACHE_LINE // (_WORD * b.WORK_WORDS))  # a worker's table fills whole cache lines
         unused = (0,) * b.PLANE_WORDS
@@ -93,15 +97,13 @@ class Template:
         self._words = [word.offset if isinstance(word, At) else word for word in flat]
         places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
         self._own = np.array([i for i, buffer in places if buffer == "block"])
-        self._buffers = len(buffers)
-        # the counters are set to 0 at every call, like a word that points nowhere
-        counters = [
-            (d * self.block_bytes // _WORD + word, len(buffers))
-            for d in range(self.number)
-            for word in (b.COUNTER, b.PROCESSORS)
-        ]
-        others = [(i, buffers.index(buffer)) for i, buffer in places if buffer != "block"] + counters
-        self._table = np.array([(_WORD * i, which, self._words[i]) for i, which in others], np.int64)
+        self.numbers, self._arrays = len(numbers), len(arrays)
+        words = {"work": r.WORK} | {name: r.VALUES + n for n, name in enumerate((*numbers, *arrays))}
+        # the counters are set to 0 at every call
+        starts = range(0, len(flat), self.block_bytes // _WORD)
+        counters = [(start + word, r.ZERO) for start in starts for word in (b.COUNTER, b.PROCESSORS)]
+        others = [(i, words[buffer]) for i, buffer in places if buffer != "block"] + counters
+        self._table = np.array([(_WORD * i, _WORD * word, self._words[i]) for i, word in others], np.int64)
 
     @property
     def words(self) -> int:
@@ -113,26 +115,14 @@ class Template:
         block[:] = self._words
         block[self._own] += address(block)
 
-    def filler(self, block: np.ndarray) -> "Filler":
-        """What writes the buffers' addresses into this block."""
-        return Filler(address(block), self._table, self._buffers)
+    def record(self, block: np.ndarray, work: int, kernel: int) -> np.ndarray:
+        """The record of calls on this block (see `kernels/record.py`), with scratch memory at `work`.
 
-
-class Filler:
-    """Writes the buffers' addresses into one block, and may run it; one call at a time."""
-
-    def __init__(self, block: int, table: np.ndarray, buffers: int) -> None:
-        values = struct.Struct(f"{buffers + 1}q")
-        memory = np.empty(buffers + 1, np.int64)
-        self._pack, self._memory = values.pack_into, memory.data
-        self._alive = table, memory
-        self._where = block, address(table), len(table), address(memory)
-
-    def __call__(self, *addresses: int) -> None:
-        self._pack(self._memory, 0, *addresses, 0)
-        compiled.relocate(*self._where, 0, 0, 0)
-
-    def run(self, kernel: int, block_bytes: int, teams: int, *addresses: int) -> None:
-        """Then also run a kernel on one thread: one call of compiled code instead of two."""
-        self._pack(self._memory, 0, *addresses, 0)
-        compiled.relocate(*self._where, kernel, block_bytes, teams)
+        kernel  what each call runs on one thread; 0: nothing, the block is only filled in
+        """
+        array_words = r.VALUES + self.numbers
+        record = np.zeros(array_words + self._arrays, np.int64)
+        record[[r.BLOCK, r.FILLS, r.FILL_TABLE]] = address(block), len(self._table), address(self._table)
+        record[[r.KERNEL, r.TEAMS, r.BLOCK_BYTES]] = kernel, self.number if kernel else 0, self.block_bytes
+        record[[r.NONE, r.ARRAYS, r.ARRAY_WORDS, r.WORK]] = id(None), self._arrays, array_words, work
+        return record

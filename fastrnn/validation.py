@@ -3,13 +3,14 @@
 In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `L` layers, `D` directions, `R` width of h.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .lengths import Padded
+from .zeros import ZeroStates
 
 State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
 
@@ -37,7 +38,7 @@ def shaped_array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...])
 
 
 def _shaped(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if tuple(value.shape) != shape:
+    if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     return value
 
@@ -183,7 +184,7 @@ def state_arrays(argument: str, names: tuple[str, ...], state: State) -> tuple[A
     """The arrays called `names` of the state passed as `argument`, themselves unchecked."""
     if len(names) == 1:
         return (state,)
-    if not isinstance(state, tuple | list):
+    if not isinstance(state, (tuple, list)):
         raise TypeError(f"{argument}: expected a tuple ({', '.join(names)}), got {type(state).__name__}")
     if len(state) != len(names):
         raise ValueError(f"{argument}: expected a tuple ({', '.join(names)}), got {len(state)} entries")
@@ -214,24 +215,24 @@ class Layout:
         self.dtype = dtype
         self.state_names = ("h_0", "c_0")[: len(widths)]
         self.gradient_names = ("dh_n", "dc_n")[: len(widths)]
+        self._zero_states = self._make_zero_states()
 
     def inputs(self, x: Any, state: State) -> tuple[np.ndarray, tuple[np.ndarray, ...], bool]:
         """x and the initial states (zeros for None) as used inside, and whether x has a batch dimension."""
         x = self._array("x", x)
-        shape = tuple(x.shape)
+        shape = x.shape
         batched = len(shape) == 3
         if not batched and len(shape) != 2:
             expected = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise ValueError(f"x: expected 3 dimensions {expected}, or 2 (T, I), got shape {shape}")
+            raise ValueError(f"x: expected 3 dimensions {expected}, or 2 (T, I), got shape {tuple(shape)}")
         if shape[-1] != self.input_size:
-            raise ValueError(f"x: expected the last dimension to be input_size = {self.input_size}, got shape {shape}")
+            expected = f"expected the last dimension to be input_size = {self.input_size}"
+            raise ValueError(f"x: {expected}, got shape {tuple(shape)}")
         x = self._time_major(x, batched)
         batch = x.shape[1]
         if state is None:
-            return x, tuple([self._zeros((self.rows, batch, n)) for n in self.widths]), batched
-        states = state_arrays("state", self.state_names, state)
-        checked = [self._state(*one, batch, batched) for one in zip(self.state_names, states, self.widths, strict=True)]
-        return x, tuple(checked), batched
+            return x, self._zero_states(batch), batched
+        return x, self._states("state", self.state_names, state, batch, batched), batched
 
     def padded(self, lengths: Lengths, x: np.ndarray, batched: bool) -> Padded | None:
         """How to pack x (T, B, I) by these lengths; None if all its sequences have T steps."""
@@ -250,11 +251,9 @@ class Layout:
         if dy is not None:
             lengths = (steps,) if not batched else (batch, steps) if self.batch_first else (steps, batch)
             dy = self._time_major(self._shaped_array("dy", dy, (*lengths, self.output_size)), batched)
-        names = self.gradient_names
         if dstate is None:
-            return dy, (None,) * len(names)
-        each = zip(names, state_arrays("dstate", names, dstate), self.widths, strict=True)
-        return dy, tuple([None if one[1] is None else self._state(*one, batch, batched) for one in each])
+            return dy, (None,) * len(self.widths)
+        return dy, self._states("dstate", self.gradient_names, dstate, batch, batched, or_none=True)
 
     def given_sequence(self, sequence: np.ndarray, batched: bool) -> np.ndarray:
         """A view of a sequence in the caller's layout."""
@@ -278,18 +277,27 @@ class Layout:
             sequence = sequence.swapaxes(0, 1)
         return self._contiguous(sequence)
 
-    def _state(self, name: str, value: Any, width: int, batch: int, batched: bool) -> np.ndarray:
-        shape = (self.rows, batch, width) if batched else (self.rows, width)
-        value = self._shaped_array(name, value, shape)
-        return self._contiguous(value if batched else value[:, None])
+    def _states(
+        self, argument: str, names: tuple[str, ...], state: State, batch: int, batched: bool, or_none: bool = False
+    ) -> tuple[Any, ...]:
+        """The arrays of the state passed as `argument` as used inside; with `or_none`, None stays None."""
+        states = list(state_arrays(argument, names, state))
+        for n, value in enumerate(states):  # `zip` with three arguments would take a third of the time
+            if value is not None or not or_none:
+                shape = (self.rows, batch, self.widths[n]) if batched else (self.rows, self.widths[n])
+                value = self._shaped_array(names[n], value, shape)
+                states[n] = self._contiguous(value if batched else value[:, None])
+        return tuple(states)
 
     # What depends on the kind of array (see `fastrnn/cuda/layout.py`)
 
     def _array(self, name: str, value: Any) -> np.ndarray:
+        if type(value) is np.ndarray and value.dtype == self.dtype:  # as nearly always: one call less
+            return value
         return array(name, value, self.dtype)
 
-    def _contiguous(self, value: np.ndarray) -> np.ndarray:
-        return contiguous(value)
+    _contiguous = staticmethod(contiguous)
 
-    def _zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros(shape, self.dtype)
+    def _make_zero_states(self) -> Callable[[int], tuple[np.ndarray, ...]]:
+        """What gives the states of so many rows of the batch."""
+        return ZeroStates(self.rows, self.widths, self.dtype)

@@ -1,81 +1,99 @@
-"""Noticing that weights have changed: 64 bits of the contents of each of some buffers.
+"""Noticing that weights have changed: 64 bits of the contents of each of some pieces of memory.
 
-Each of 64 lanes runs s = rotate((s ⊕ word) · odd) (mod 2⁶⁴), which is one-to-one in s for a given word and in the word
-for a given s: a change of a single word always shows, and several changes, unless they are made for it, cancel with a
-chance of about 2⁻⁶⁴. Without the rotation the highest bit would reach no other, and two changes of sign would cancel.
+Each of 64 lanes runs s = rotate((s ⊕ w) · odd) (mod 2⁶⁴). This is one-to-one in s for a given w and in w for a given
+s, and the lanes are joined in the same way: if a single w changes, it always shows, and if several do, they cancel,
+unless they are made for it, with a chance of about 2⁻⁶⁴. Without the rotation the highest bit would reach no other, and
+two changes of sign would cancel.
+
+The multiplication costs more than all the rest, so w = a ⊕ rotate(b) takes two words of memory, 64 bytes apart. A
+change of one of them always shows; changes of both do unless that of a is just that of b, turned. Words that change
+alike do not cancel then, as with signs that are turned, places that are swapped, or one number in place of another:
+turned by an odd number of bits, only a change of all 64 bits, or of none, is like itself. Turned by about half a
+float32, a change of exponent and leading bits meets one of the last bits.
 """
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .options import OPTIONS
 from .simd import I32, I64, declare, pointer
 from .workers import load_word, share, store_word
 
 _ODD = 0x9E3779B97F4A7C15
-_ROTATION = 29
+_ROTATION, _TURN = 29, 17
 # a lane waits for its multiplication: so many vectors keep the multiplier busy
 _VECTORS, _LANES = 8, 8
-_BLOCK_BYTES = _VECTORS * _LANES * 8
+_VECTOR_BYTES = _LANES * 8
+
+# of a piece of memory, in words: its address, bytes (a multiple of 4), and its checksum
+PIECE_WORDS = 3
+ADDRESS, BYTES, CHECKSUM = 0, 1, 2
 
 # of the argument block of a checksum call
-BUFFERS = 8  # how many
-BUFFER_TABLE = 9  # address of (BUFFERS, 2): address, bytes (a multiple of 4)
-RESULTS = 10  # address of (BUFFERS,)
+PIECES = 8  # how many
+PIECE_TABLE = 9  # address of (PIECES, PIECE_WORDS), the checksums to be written
+
+
+def _rotate(builder, value, bits):
+    """Of integers or vectors of them. Of two shifts, LLVM would make one a second multiplication."""
+    kind = value.type
+    name = f"v{kind.count}i64" if isinstance(kind, ir.VectorType) else "i64"
+    rotate = declare(builder, f"llvm.fshl.{name}", kind, [kind] * 3)
+    return builder.call(rotate, [value, value, _constant(kind, bits)])
+
+
+def _constant(kind, value):
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
 def _mix(builder, state, word):
-    """One round, on integers or vectors of them."""
-    kind, name = state.type, "i64"
-    odd, rotation = ir.Constant(I64, _ODD), ir.Constant(I64, _ROTATION)
-    if isinstance(kind, ir.VectorType):
-        name = f"v{kind.count}i64"
-        odd, rotation = (ir.Constant(kind, [value.constant] * kind.count) for value in (odd, rotation))
-    product = builder.mul(builder.xor(state, word), odd)
-    # of two shifts, LLVM would make one a second multiplication
-    rotate = declare(builder, f"llvm.fshl.{name}", kind, [kind] * 3)
-    return builder.call(rotate, [product, product, rotation])
+    """One round."""
+    product = builder.mul(builder.xor(state, word), _constant(state.type, _ODD))
+    return _rotate(builder, product, _ROTATION)
 
 
 @intrinsic
-def _fold(typing, address, blocks):
-    """The checksum of so many whole blocks of 512 bytes."""
+def _fold(typing, address, vectors):
+    """The checksum of so many vectors of 64 bytes."""
 
     def lower(context, builder, sig, args):
+        address, vectors = args
         vector = ir.VectorType(I64, _LANES)
-        before = builder.block
-        loop = builder.append_basic_block("blocks")
-        done = builder.append_basic_block("folded")
-        start = [ir.Constant(vector, [_VECTORS * lane + i + 1 for lane in range(_LANES)]) for i in range(_VECTORS)]
-        address, blocks = args
-        some = builder.icmp_signed(">", blocks, ir.Constant(I64, 0))
-        builder.cbranch(some, loop, done)
-        builder.position_at_end(loop)
-        number = builder.phi(I64)
-        number.add_incoming(ir.Constant(I64, 0), before)
-        states = [builder.phi(vector) for _ in range(_VECTORS)]
-        place = builder.add(address, builder.mul(number, ir.Constant(I64, _BLOCK_BYTES)))
-        after = []
-        for i, state in enumerate(states):
-            word = builder.load(pointer(builder, builder.add(place, ir.Constant(I64, 64 * i)), vector), typ=vector)
-            word.align = 4
-            after.append(_mix(builder, state, word))
-            state.add_incoming(start[i], before)
-            state.add_incoming(after[i], loop)
-        next_number = builder.add(number, ir.Constant(I64, 1))
-        number.add_incoming(next_number, loop)
-        builder.cbranch(builder.icmp_signed("<", next_number, blocks), loop, done)
-        builder.position_at_end(done)
+        starts = [ir.Constant(vector, [_VECTORS * lane + i + 1 for lane in range(_LANES)]) for i in range(_VECTORS)]
+        states = [cgutils.alloca_once_value(builder, start) for start in starts]
+        zeros = cgutils.alloca_once_value(builder, ir.Constant(vector, None))
+
+        def place(number):
+            return pointer(builder, builder.add(address, builder.mul(number, ir.Constant(I64, _VECTOR_BYTES))), vector)
+
+        def place_or_zeros(number):
+            return builder.select(builder.icmp_signed("<", number, vectors), place(number), zeros)
+
+        def take(block, where):
+            """Let the vectors of a block enter the states; where(number) is the pointer to one."""
+            words = []
+            for n in range(2 * _VECTORS):
+                number = builder.add(builder.mul(block, ir.Constant(I64, 2 * _VECTORS)), ir.Constant(I64, n))
+                words.append(builder.load(where(number), typ=vector))
+                words[-1].align = 4
+            for state, first, second in zip(states, words[::2], words[1::2], strict=True):
+                turned = _rotate(builder, second, _TURN)
+                builder.store(_mix(builder, builder.load(state), builder.xor(first, turned)), state)
+
+        per_block = ir.Constant(I64, 2 * _VECTORS)
+        blocks = builder.sdiv(vectors, per_block)
+        with cgutils.for_range(builder, blocks) as loop:
+            take(loop.index, place)
+        with builder.if_then(builder.icmp_signed("!=", builder.srem(vectors, per_block), ir.Constant(I64, 0))):
+            take(blocks, place_or_zeros)
+        ends = [builder.load(state) for state in states]
+        while len(ends) > 1:
+            ends = [_mix(builder, *pair) for pair in zip(ends[::2], ends[1::2], strict=True)]
         result = ir.Constant(I64, 0)
-        for i in range(_VECTORS):
-            state = builder.phi(vector)
-            state.add_incoming(start[i], before)
-            state.add_incoming(after[i], loop)
-            states[i] = state
-        for state in states:
-            for lane in range(_LANES):
-                element = builder.extract_element(state, ir.Constant(I32, lane))
-                result = _mix(builder, result, element)
+        for lane in range(_LANES):
+            result = _mix(builder, result, builder.extract_element(ends[0], ir.Constant(I32, lane)))
         return result
 
     return types.int64(types.int64, types.int64), lower
@@ -92,20 +110,35 @@ def _fold_last(typing, state, address):
     return types.int64(types.int64, types.int64), lower
 
 
+@njit(**OPTIONS)
+def _checksum(piece):
+    """Of the piece of memory that the words at this address describe."""
+    address = load_word(piece + 8 * ADDRESS)
+    size = load_word(piece + 8 * BYTES)
+    vectors = size // _VECTOR_BYTES
+    state = _fold(address, vectors)
+    for place in range(address + vectors * _VECTOR_BYTES, address + size, 4):
+        state = _fold_last(state, place)
+    return state
+
+
+@njit(**OPTIONS)
+def unchanged(table, number):
+    """Whether so many pieces of memory still have the checksums that the table at this address has of them."""
+    for piece in range(table, table + 8 * PIECE_WORDS * number, 8 * PIECE_WORDS):
+        if _checksum(piece) != load_word(piece + 8 * CHECKSUM):
+            return False
+    return True
+
+
 def make_checksum():
-    """checksum(thread, threads, block): the threads share the buffers."""
+    """checksum(thread, threads, block): the threads share the pieces."""
 
     def checksum(key, arguments):
         thread, threads, block = arguments
-        first, last = share(load_word(block + 8 * BUFFERS), thread, threads)
+        first, last = share(load_word(block + 8 * PIECES), thread, threads)
         for number in range(first, last):
-            entry = load_word(block + 8 * BUFFER_TABLE) + 16 * number
-            address = load_word(entry)
-            size = load_word(entry + 8)
-            blocks = size // _BLOCK_BYTES
-            state = _fold(address, blocks)
-            for place in range(address + blocks * _BLOCK_BYTES, address + size, 4):
-                state = _fold_last(state, place)
-            store_word(load_word(block + 8 * RESULTS) + 8 * number, state)
+            piece = load_word(block + 8 * PIECE_TABLE) + 8 * PIECE_WORDS * number
+            store_word(piece + 8 * CHECKSUM, _checksum(piece))
 
     return checksum

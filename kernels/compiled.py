@@ -18,9 +18,10 @@ from pathlib import Path
 from numba import cfunc, njit, prange, types
 from numba.extending import overload
 
+from . import record as r
 from . import time_loops
 from .block import PROCESSORS
-from .checksum import make_checksum
+from .checksum import make_checksum, unchanged
 from .options import CACHED, OPTIONS
 from .packing import make_packing
 from .processors import part_company
@@ -115,7 +116,7 @@ def origins() -> dict[str, bool]:
 
     The others were compiled here.
     """
-    starters = {"run alone": run_alone, "relocate": relocate}
+    starters = {"run alone": run_alone, "run filled": run_filled}
     if together.cache_info().currsize:
         starters["run together"] = together()
     found = {name: sum(function.stats.cache_hits.values()) > 0 for name, function in starters.items()}
@@ -195,27 +196,40 @@ def _make_run_together(stamp):
     return run_together
 
 
-def _make_relocate(stamp):
-    @njit("void(int64, int64, int64, int64, int64, int64, int64)", nogil=True, **CACHED)
-    @_files_of_its_own(f"relocate {source_hash()}")
-    def relocate(block, table, number, values, kernel, block_bytes, teams):
+def _make_run_filled(stamp):
+    @njit("boolean(int64)", nogil=True, **CACHED)
+    @_files_of_its_own(f"run_filled {source_hash()}")
+    def run_filled(record):
         if stamp == 0:
-            return
-        for place in range(table, table + 24 * number, 24):
-            value = load_word(values + 8 * load_word(place + 8))
-            store_word(block + load_word(place), value + load_word(place + 16))
-        for team in range(teams):
+            return False
+        if not unchanged(load_word(record + 8 * r.PIECE_TABLE), load_word(record + 8 * r.PIECES)):
+            return False
+        none = load_word(record + 8 * r.NONE)
+        item = load_word(record + 8 * r.TUPLE) + r.ITEMS_IN_TUPLE
+        word = record + 8 * load_word(record + 8 * r.ARRAY_WORDS)
+        for place in range(0, 8 * load_word(record + 8 * r.ARRAYS), 8):
+            array = load_word(item + place)
+            store_word(word + place, 0 if array == none else load_word(array + r.ADDRESS_IN_ARRAY))
+        block = load_word(record + 8 * r.BLOCK)
+        table = load_word(record + 8 * r.FILL_TABLE)
+        for entry in range(table, table + 24 * load_word(record + 8 * r.FILLS), 24):
+            value = load_word(record + load_word(entry + 8))
+            store_word(block + load_word(entry), value + load_word(entry + 16))
+        kernel = load_word(record + 8 * r.KERNEL)
+        block_bytes = load_word(record + 8 * r.BLOCK_BYTES)
+        for team in range(load_word(record + 8 * r.TEAMS)):
             call(kernel, (0, 1, block + team * block_bytes))
+        return True
 
-    return relocate
+    return run_filled
 
 
 _stamp = int(source_hash()[:15], 16) | 1
 # (kernel, block, block_bytes, teams): run a kernel on one thread, for each of `teams` blocks, block_bytes apart
 run_alone = _make_run_alone(_stamp)
-# (block, table, number, values, kernel, block_bytes, teams): for each of `number` entries (word, which, offset) of the
-# table, three int64, write values[which] + offset to the word that is so many bytes into the block; then as `run_alone`
-relocate = _make_relocate(_stamp)
+# (record): unless weights have changed, fill a block in and run a kernel on it, as the record says (see `record.py`);
+# returns whether it did
+run_filled = _make_run_filled(_stamp)
 
 
 @cache

@@ -229,7 +229,7 @@ def test_without_any_folder_kernels_are_compiled_anew_and_a_warning_says_so(nowh
     package, variables = nowhere
     found = result(start(package, NOWHERE, **variables))
     assert found["folder"] == "None"
-    assert found["loaded"] == {"run alone": False, "relocate": False}
+    assert found["loaded"] == {"run alone": False, "run filled": False}
     (text,) = found["warnings"]
     assert "NUMBA_CACHE_DIR" in text
     done = warm_up(package, **variables)

@@ -118,6 +118,29 @@ def test_the_state_defaults_to_zeros(make):
     assert_same(state, expected_state)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_results_are_the_callers_to_write_to(make, steps, layers):
+    """The zeros that a layer begins with, and keeps, are not among them, and no array is a part of another."""
+    layer = make(I, H, layers)
+    x = normal(steps, B, I)
+    expected, expected_state = layer(x)
+    y, state = layer(x)
+    (y_2, state_2), backward = layer.vjp(x)
+    gradients = backward(None)
+    results = [y, *arrays(state), y_2, *arrays(state_2), gradients.x, *arrays(gradients.state)]
+    results += gradients.parameters.values()
+    kept = [result.copy() for result in results]
+    for n, result in enumerate(results):
+        result[...] = 7
+        kept[n][...] = 7
+        for other, value in zip(results, kept, strict=True):
+            np.testing.assert_array_equal(other, value)
+    y, state = layer(x)
+    assert_same(y, expected)
+    assert_same(state, expected_state)
+
+
 def test_omitted_upstream_gradients_are_zeros(make):
     layer = make(I, H, 2, bidirectional=True)
     x, state_0 = normal(T, B, I), random_state(layer, B)

@@ -346,6 +346,33 @@ def test_many_python_threads_may_call_different_layers(number, threads):
     check_callers([shared(sharing, kind) for sharing in SHARED for kind in ("lstm", "gru")], repetitions=4)
 
 
+def test_each_of_many_callers_may_bring_weights_of_its_own(threads):
+    """While others make the layer look at theirs, or at its own parameters."""
+    threads(1)
+    layer, problem = shared("by_rows")
+    sequence = layer.sequences[0]
+    own = sequence.parameters.directions
+    sources = [None, *({name: scale * array for name, array in own[0].items()} for scale in (0.5, -1, 2))]
+    sources = [None if source is None else [source] for source in sources]
+
+    def run(source):
+        y, states_n, saved = sequence.forward(problem.x, problem.state, save=True, weights=source)
+        dx, _, _ = sequence.backward(saved, problem.dy, problem.dstate, weights=source)
+        return {"y": y, "state": states_n[0], "dx": dx}
+
+    expected = [run(source) for source in sources]
+    assert len({results["y"].tobytes() for results in expected}) == len(sources)
+
+    def caller(number):
+        def call():
+            for _ in range(20):
+                assert_same_bits(run(sources[number]), expected[number])
+
+        return call
+
+    run_at_once([caller(number) for number in range(len(sources))] * 2)
+
+
 def test_a_running_call_keeps_the_weights_it_began_with(threads, monkeypatch):
     """Between packing and the time loop, another call finds changed weights and packs them."""
     from fastrnn.kernels import compiled
@@ -401,6 +428,8 @@ def test_the_first_calls_may_come_from_many_threads_at_once(layer):
 
 def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
     """Another Python thread counts meanwhile. None is made to give way, the interval is endless: the kernel must."""
+    from fastrnn.kernels import compiled
+
     layer = make_layer("lstm", 256, 256)
     problem = random_problem(layer, 200, 8)
     threads(1)
@@ -412,14 +441,15 @@ def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
             counter[0] += 1
             time.sleep(0)
 
-    run = fastrnn_threads.run
+    run = compiled.run_filled
 
-    def watched(*args, **kwargs):
+    def watched(record):
         before = counter[0]
-        run(*args, **kwargs)
+        done = run(record)
         advances.append(counter[0] - before)
+        return done
 
-    monkeypatch.setattr(fastrnn_threads, "run", watched)
+    monkeypatch.setattr(compiled, "run_filled", watched)
     interval = sys.getswitchinterval()
     other = threading.Thread(target=count)
     sys.setswitchinterval(1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastrnn.validation import Layout
@@ -22,8 +23,8 @@ class DeviceLayout(Layout):
         width = owner.proj_size or owner.hidden_size
         widths = (width, owner.hidden_size) if owner.cell == "lstm" else (width,)
         rows, output_size = owner.num_layers * owner.num_directions, owner.num_directions * width
-        super().__init__(owner.input_size, output_size, rows, widths, owner.batch_first, owner.dtype)
         self._kind = kind
+        super().__init__(owner.input_size, output_size, rows, widths, owner.batch_first, owner.dtype)
         self._device_number = network.device_number
 
     def frame(self, name: str, value: object, shape: tuple[int, ...]) -> Array:
@@ -42,5 +43,8 @@ class DeviceLayout(Layout):
     def _contiguous(self, value: Array) -> Array:
         return self._kind.arrays.contiguous(value)
 
-    def _zeros(self, shape: tuple[int, ...]) -> Array:
-        return self._kind.arrays.zeros(shape, self.dtype.name)
+    def _make_zero_states(self) -> Callable[[int], tuple[Array, ...]]:
+        """New ones at each call: a stream keeps them as its own."""
+        return lambda batch: tuple(
+            [self._kind.arrays.zeros((self.rows, batch, width), self.dtype.name) for width in self.widths]
+        )

@@ -51,7 +51,7 @@ def fit(
     dtype: torch.dtype | None,  # of all; None: any
 ) -> bool:
     """Whether x and states are dense numbers on the CPU of that dtype, and the states of those shapes."""
-    if not _plain(x, dtype) or 0 in x.shape:  # torch.nn has its rules for what is empty
+    if not _plain(x, dtype) or x.numel() == 0:  # torch.nn has its rules for what is empty
         return False
     if states is None:
         return True

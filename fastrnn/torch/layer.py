@@ -11,6 +11,7 @@ import torch
 from fastrnn.lengths import Packed
 from fastrnn.parameters import GATES, Directions, LayerParameters
 from fastrnn.sequence import OptionalStates, Sequence, States
+from fastrnn.zeros import ZeroStates
 
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # other types may be anything but numbers in memory
@@ -42,7 +43,8 @@ class Layer:
         self.widths = (output_size, sequence.hidden_size) if sequence.cell == "lstm" else (output_size,)
         self._shapes = shapes
         self._bound = Bound([], [])
-        self._zeros = self._new_zeros(0)
+        # the initial states of so many rows if none are given, not to be written to
+        self.zeros = ZeroStates(self.directions, self.widths, sequence.dtype)
 
     @classmethod
     def of(cls, cell: str, directions: int, weights: Tensors[Any]) -> "Layer | None":
@@ -68,16 +70,6 @@ class Layer:
     @property
     def input_size(self) -> int:
         return self.sequence.input_size
-
-    def zeros(self, batch: int) -> States:
-        """The initial states of so many rows if none are given, not to be written to."""
-        zeros = self._zeros
-        if zeros[0].shape[1] != batch:
-            self._zeros = zeros = self._new_zeros(batch)
-        return zeros
-
-    def _new_zeros(self, batch: int) -> States:
-        return tuple([np.zeros((self.directions, batch, width), self.dtype) for width in self.widths])
 
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""

@@ -1,0 +1,27 @@
+"""The record of a call: what one call of compiled code checks, fills in and runs.
+
+It is an int64 array. The first words stay as they are from call to call, those from PIECES on are the call's own. A
+block (see `block.py`) is filled in from words of the record: addresses mostly, and numbers such as how many steps there
+are. Arrays come as a Python tuple, which must live as long as the call; where they begin is looked up in the objects
+themselves. How CPython and NumPy lay these out is said here, and `memory.py` refuses to be imported where it is not so.
+"""
+
+BLOCK = 0  # address of the block, or of several, one behind the other
+FILLS = 1  # how many words of the blocks are filled in
+FILL_TABLE = 2  # address of (FILLS, 3): where in the blocks, which word of the record, both in bytes, and what to add
+KERNEL = 3  # address of the kernel that one thread then runs on
+TEAMS = 4  # so many blocks, or 0; they are
+BLOCK_BYTES = 5  # apart
+NONE = 6  # address of Python's None
+ARRAYS = 7  # how many arrays there are, and
+ARRAY_WORDS = 8  # from which word of the record on their addresses are put; 0 for None
+WORK = 9  # address of the kernels' scratch memory
+ZERO = 10  # is 0
+PIECES = 11  # how many pieces of memory must not have changed, else nothing is done
+PIECE_TABLE = 12  # address of their table (see `checksum.py`)
+TUPLE = 13  # address of the tuple of arrays
+VALUES = 14  # numbers that are filled in
+
+# what objects begin with, in bytes
+ITEMS_IN_TUPLE = tuple.__basicsize__  # then `PyObject *ob_item[]`
+ADDRESS_IN_ARRAY = object.__basicsize__  # then `char *data`, in the `PyArrayObject_fields` of NumPy's ABI
