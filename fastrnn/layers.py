@@ -310,10 +310,11 @@ class _Recurrent:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`."""
         if padded is None:
             return self._forward(x, states, None, save=save, recompute=recompute)
+        first, last = self.sequences[0], self.sequences[-1]
         y, states_n, saved = self._forward(
-            padded.pack(x), padded.sort(states), padded.packed, save=save, recompute=recompute
+            first.pack(padded, x), padded.sort(states), padded.packed, save=save, recompute=recompute
         )
-        return padded.unpack(y), padded.unsort(states_n), saved
+        return last.unpack(padded, y), padded.unsort(states_n), saved
 
     def _forward(
         self, x: np.ndarray, states: States, rows: Packed | None, *, save: bool, recompute: bool = False
@@ -556,11 +557,11 @@ class Backward:
         saved, self._saved = self._saved, None
         padded = self._padded
         if padded is not None:
-            dy = None if dy is None else padded.pack(dy)
+            dy = None if dy is None else self._layer.sequences[-1].pack(padded, dy)
             dstates = padded.sort(dstates)
         dx, dstates_0, dparameters = self._layer._backward(saved, dy, dstates)
         if padded is not None:
-            dx, dstates_0 = padded.unpack(dx), padded.unsort(dstates_0)
+            dx, dstates_0 = self._layer.sequences[0].unpack(padded, dx), padded.unsort(dstates_0)
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 

@@ -20,6 +20,7 @@ from numba.extending import overload
 
 from . import time_loops
 from .checksum import make_checksum
+from .copying import make_copying
 from .options import CACHED, OPTIONS
 from .packing import make_packing
 from .stage import make_added_product, make_product, make_stage
@@ -62,6 +63,7 @@ _MAKERS = {
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
     "checksum": (make_checksum, 3),
+    "copying": (make_copying, 3),
 }
 
 
