@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import threads
+from .copying import states_before
 from .kernels.cells import CELLS, Cell
 from .kernels.target import vector_unit
 from .lengths import Packed
@@ -189,7 +190,7 @@ class CpuLayer:
             kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
-                rows.before(states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
+                states_before(rows, states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         if dy is None:
             kind += " without dy"
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)

@@ -313,7 +313,7 @@ class _Recurrent:
         """
         rows = None
         if padded is not None:
-            x, states, rows = padded.pack(x), padded.sort(states), padded.packed
+            x, states, rows = self.sequences[0].pack(padded, x), padded.sort(states), padded.packed
         if self.num_layers > 1 or recompute:
             y, states_n, saved = self._forward(x, states, rows, save, recompute and x.size > 0)
         else:
@@ -321,7 +321,7 @@ class _Recurrent:
             if save:
                 saved = _Saved([saved], [])
         if padded is not None:
-            y, states_n = padded.unpack(y), padded.unsort(states_n)
+            y, states_n = self.sequences[-1].unpack(padded, y), padded.unsort(states_n)
         return y, states_n, saved
 
     def _forward(
@@ -561,11 +561,11 @@ class Backward:
         saved, self._saved = self._saved, None
         padded = self._padded
         if padded is not None:
-            dy = None if dy is None else padded.pack(dy)
+            dy = None if dy is None else self._layer.sequences[-1].pack(padded, dy)
             dstates = padded.sort(dstates)
         dx, dstates_0, dparameters = self._layer._backward(saved, dy, dstates)
         if padded is not None:
-            dx, dstates_0 = padded.unpack(dx), padded.unsort(dstates_0)
+            dx, dstates_0 = self._layer.sequences[0].unpack(padded, dx), padded.unsort(dstates_0)
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 

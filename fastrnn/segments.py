@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import plans
+from .copying import states_before
 from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
@@ -120,7 +121,7 @@ class SegmentedLayer:
             h_prev = None
             if segment.rows is not None:
                 h_prev = np.empty((segment.number, width), half.dtype)
-                segment.rows.before(h[d], half, d == 1, h_prev)
+                states_before(segment.rows, h[d], half, d == 1, h_prev)
             dh = empty((len(half), width), half.dtype) if projected else None
             before = self._taken[d] % BLOCK_ROWS
             numbers = (self._backward_weights.address, to_open, before, int(more))

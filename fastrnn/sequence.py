@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import reference
-from .lengths import Packed
+from .lengths import Packed, Padded
 from .parameters import Directions, LayerParameters, present
 
 if TYPE_CHECKING:
@@ -81,6 +81,22 @@ class Sequence:
         if self.backend == "reference":
             return self._backward_reference(saved, dy, dstates)
         return self.kernels().backward(saved, dy, dstates, weights)
+
+    def pack(self, padded: Padded, sequence: np.ndarray) -> np.ndarray:
+        """As `Padded.pack`, on the backend."""
+        if self.backend == "reference":
+            return padded.pack(sequence)
+        from . import copying
+
+        return copying.pack(padded, sequence)
+
+    def unpack(self, padded: Padded, rows: np.ndarray) -> np.ndarray:
+        """As `Padded.unpack`, on the backend."""
+        if self.backend == "reference":
+            return padded.unpack(rows)
+        from . import copying
+
+        return copying.unpack(padded, rows)
 
     def kernels(self) -> "CpuLayer":
         """The CPU backend, made at the first call: Numba is not imported before."""

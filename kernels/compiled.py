@@ -22,6 +22,7 @@ from . import record as r
 from . import time_loops
 from .block import PROCESSORS
 from .checksum import make_checksum, unchanged
+from .copying import make_copying
 from .options import CACHED, OPTIONS
 from .packing import make_packing
 from .processors import part_company
@@ -65,6 +66,7 @@ _MAKERS = {
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
     "checksum": (make_checksum, 3),
+    "copying": (make_copying, 3),
 }
 
 

@@ -1,0 +1,82 @@
+"""The rows of a batch copied from one layout to another, step by step.
+
+A layout is packed, where a table of starts says how many rows the steps before each have (see `block.py`), or has
+the whole batch at every step.
+"""
+
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .options import INNER
+from .simd import I8, pointer
+from .workers import load_word, share
+
+# of the argument block of a copying call (the header's first words are the workers' as everywhere)
+STEPS = 8  # of the target
+BATCH = 9
+ROW_BYTES = 10
+TARGET = 11  # address of its rows, one behind the other; they overlap nothing that is read
+TARGET_STARTS = 12  # address of its starts, or 0 for the whole batch at every step
+ORDER = 13  # address of (BATCH,): row b of the target's step is row ORDER[b] of the source's; 0 where that is b
+SHIFT = 14  # step t of the target is step t + SHIFT of the source
+SOURCE = 15
+SOURCE_ROW = 16  # bytes from row to row
+SOURCE_STARTS = 17
+SOURCE_STEPS = 18
+OTHER = 19  # where row ORDER[b] is taken from if the source's step has no such row
+OTHER_ROW = 20
+
+
+@intrinsic
+def _copy(typing, target, source, size):
+    """So many bytes, of any contents."""
+
+    def lower(context, builder, sig, args):
+        target, source = (pointer(builder, address, I8) for address in args[:2])
+        cgutils.raw_memcpy(builder, target, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), lower
+
+
+@njit(**INNER)
+def _rows_before(starts, batch, step):
+    return step * batch if starts == 0 else load_word(starts + 8 * (step + 1))
+
+
+def make_copying():
+    """copy(thread, threads, block): the threads share the target's rows."""
+
+    def copy(key, arguments):
+        thread, threads, block = arguments
+        steps = load_word(block + 8 * STEPS)
+        batch = load_word(block + 8 * BATCH)
+        size = load_word(block + 8 * ROW_BYTES)
+        starts = load_word(block + 8 * TARGET_STARTS)
+        order = load_word(block + 8 * ORDER)
+        source_row = load_word(block + 8 * SOURCE_ROW)
+        source_starts = load_word(block + 8 * SOURCE_STARTS)
+        source_steps = load_word(block + 8 * SOURCE_STEPS)
+        first, last = share(_rows_before(starts, batch, steps), thread, threads)
+        for step in range(steps):
+            begin = _rows_before(starts, batch, step)
+            end = _rows_before(starts, batch, step + 1)
+            step_there = step + load_word(block + 8 * SHIFT)
+            source = load_word(block + 8 * SOURCE)
+            there = 0
+            if 0 <= step_there < source_steps:
+                before = _rows_before(source_starts, batch, step_there)
+                there = _rows_before(source_starts, batch, step_there + 1) - before
+                source += before * source_row
+            for number in range(max(first, begin), min(last, end)):
+                row = number - begin
+                if order != 0:
+                    row = load_word(order + 8 * row)
+                if row < there:
+                    place = source + row * source_row
+                else:
+                    place = load_word(block + 8 * OTHER) + row * load_word(block + 8 * OTHER_ROW)
+                _copy(load_word(block + 8 * TARGET) + number * size, place, size)
+
+    return copy
