@@ -75,12 +75,12 @@ class Padded:
         self.packed = Packed(sizes, batch, longest_first)
 
     def pack(self, sequence: np.ndarray) -> np.ndarray:
-        """(T, B, n), C-contiguous, to (N, n)."""
+        """(T, B, n), C-contiguous, to (N, n). `copying.pack` does the same on the kernels."""
         kept = np.arange(self.steps)[:, None] < self.packed.lengths
         return sequence[:, self.order][kept]
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
-        """(N, n), C-contiguous, to (T, B, n), with zeros where a sequence has ended."""
+        """(N, n), C-contiguous, to (T, B, n), with zeros where a sequence has ended; as `copying.unpack`."""
         kept = np.arange(self.steps)[:, None] < self.packed.lengths
         longest_first = np.zeros((*kept.shape, rows.shape[-1]), rows.dtype)
         longest_first[kept] = rows

@@ -3,7 +3,6 @@
 from collections.abc import Sequence as Tensors
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -39,7 +38,7 @@ def packed_rows(sequence: PackedSequence) -> Packed | None:
         return None
     steps, rows = sizes.numpy(), len(data)
     # the first bounds the others, so that no sum can overflow
-    if not (0 < len(steps) <= rows and steps[-1] > 0 and steps[0] <= rows and np.all(steps[1:] <= steps[:-1])):
+    if not (0 < len(steps) <= rows and steps[-1] > 0 and steps[0] <= rows and (steps[1:] <= steps[:-1]).all()):
         return None
     return Packed(steps, int(steps[0])) if steps.sum() == rows else None
 
