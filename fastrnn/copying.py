@@ -8,7 +8,7 @@ from .lengths import Packed, Padded
 from .memory import address
 
 # copying fewer bytes is faster done alone
-_ENOUGH_TO_SHARE = 1 << 19
+_ENOUGH_TO_SHARE = 1 << 20
 
 
 def pack(padded: Padded, sequence: np.ndarray) -> np.ndarray:
@@ -16,7 +16,7 @@ def pack(padded: Padded, sequence: np.ndarray) -> np.ndarray:
     packed, width = padded.packed, sequence.shape[-1]
     rows = np.empty((packed.total, width), sequence.dtype)
     layout = (packed.steps, packed.batch, address(packed.starts), address(padded.order), 0)
-    _copy(rows, layout, sequence, sequence.strides[1], 0, len(sequence))
+    _copy(rows, layout, sequence, width * sequence.itemsize, 0, padded.steps)
     return rows
 
 
@@ -24,7 +24,7 @@ def unpack(padded: Padded, rows: np.ndarray) -> np.ndarray:
     """As `Padded.unpack`."""
     packed, width = padded.packed, rows.shape[-1]
     sequence = np.empty((padded.steps, packed.batch, width), rows.dtype)
-    zeros = np.zeros(width, rows.dtype)
+    zeros = np.zeros((1, width), rows.dtype)
     layout = (padded.steps, packed.batch, 0, address(padded.rank), 0)
     _copy(sequence, layout, rows, rows.strides[0], address(packed.starts), packed.steps, zeros, 0)
     return sequence

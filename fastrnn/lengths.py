@@ -40,7 +40,7 @@ class Packed:
             cuts = np.zeros(number + 1, np.int64)
             cuts[1:-1] = np.searchsorted(before, self.total * np.arange(1, number) / number)
             cuts[-1] = self.batch
-            self._shares[number] = cuts
+            cuts = self._shares.setdefault(number, cuts)  # kernels may read another thread's
         return cuts
 
     def places(self, row: int) -> np.ndarray:

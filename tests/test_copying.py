@@ -103,6 +103,14 @@ def test_the_states_before_each_step_are_found(batch, directions, reverse, dtype
     assert (out[[0, -1]] == 7).all()
 
 
+def test_a_batch_of_one_row_may_have_any_stride():
+    """NumPy calls an array contiguous whatever its strides are along dimensions of length 1."""
+    x = random_rows(5, 3, dtype="float32")
+    padded = Padded(np.array([4]), 5)
+    assert x[:, None].strides[1] == 0
+    assert_same_bits({"x": copying.pack(padded, x[:, None])}, {"x": x[:4]})
+
+
 def test_sources_may_be_read_only():
     lengths = np.array([2, 1])
     x = random_rows(2, 2, 3, dtype="float32")
