@@ -36,9 +36,12 @@ class Packed:
         """(number + 1,) int64: where to cut the batch, so that each part has about as many rows of all steps."""
         cuts = self._shares.get(number)
         if cuts is None:
-            before = np.cumsum(self.lengths)
-            cuts = np.zeros(number + 1, np.int64)
-            cuts[1:-1] = np.searchsorted(before, self.total * np.arange(1, number) / number)
+            before = np.zeros(self.batch + 1, np.int64)
+            np.cumsum(self.lengths, out=before[1:])
+            even = self.total * np.arange(number + 1) / number
+            cuts = np.searchsorted(before, even)
+            below = np.maximum(cuts - 1, 0)
+            cuts = np.where(even - before[below] < before[cuts] - even, below, cuts)
             cuts[-1] = self.batch
             cuts = self._shares.setdefault(number, cuts)  # kernels may read another thread's
         return cuts

@@ -174,13 +174,14 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
     first, last = _own_groups(block, units, thread, threads, by_units)
     number = high - low + 1
     distance = 1
+    by_step = False
     whole = first_row == 0 and last_row == batch
     if whole:  # all rows of all steps are one run
         runs, rows = 1, _rows_before(block, high + 1) - _rows_before(block, low)
     elif last_row - first_row == 1 and load_word(block + 8 * b.STARTS) == 0:  # one row of every step
         runs, rows, distance = 1, number, batch
     else:
-        runs, rows = number, last_row - first_row
+        runs, rows, by_step = number, 0, True
     for gate in range(gates):
         bias = x_table + gate * _TABLE_ROW
         store_word(bias, load_word(table + (gates + gate) * _TABLE_ROW))
@@ -188,7 +189,7 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
         store_word(x_table + (gates + gate) * _TABLE_ROW + 8, distance * sums_row)
     for run in range(runs):
         start = _rows_before(block, low + run) + first_row
-        if runs > 1:
+        if by_step:
             rows = min(last_row, _rows(block, low + run)) - first_row
             if rows <= 0:
                 continue
