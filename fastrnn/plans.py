@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import threads
+from .caches import second_level_cache
 from .kernels import block as b
 from .kernels import compiled, weight_gradient
 from .kernels import record as r
@@ -26,7 +27,7 @@ _X_SUMS_BYTES = 256 * 1024
 _MOST_PLANS = 16
 _MOST_IDLE = 2
 
-KEPT_BY_A_CORE = 1 << 21  # bytes of weights, in its second-level cache
+KEPT_BY_A_CORE = second_level_cache()  # bytes of weights
 NEVER = 1 << 62  # so many rows
 
 _BYTES = np.dtype(np.uint8)

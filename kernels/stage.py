@@ -252,7 +252,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                     groups //= 2
                 group = first_group - done - groups if downwards else first_group + done
                 done += groups
-                log_groups = groups >> 1  # of 1, 2 or 4
+                log_groups = (groups > 1) + (groups > 2) + (groups > 4)
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
                 parts = _quotient(groups * deepest, _PART_BYTES)
