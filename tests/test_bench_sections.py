@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run 
 
 from bench import __main__ as command
 from bench import checked, details, fresh, parity
-from bench.cases import CELLS, MODES, Case
-from bench.sections import Effort, growth, memory, precision, sections, startup, stream
+from bench.cases import CELLS, MODES, Case, problem
+from bench.competitors import fastrnn_layer
+from bench.sections import Effort, anatomy, growth, memory, precision, sections, startup, stream
 from bench.targets import LISTED, Reached
 
 QUICK = Effort(seconds=0.0, quick=True)
@@ -123,6 +124,45 @@ def test_the_full_series_have_the_sizes_of_their_targets():
     assert {H: base for H, base in compared.items() if base != H} == {17: 16, 100: 96, 257: 256}
 
 
+def test_a_step_is_timed_whole_and_without_its_products():
+    points = anatomy.measure(QUICK)
+    assert [(p["cell"], p["B"], p["H"]) for p in points] == [
+        (cell, *size) for cell in CELLS for size in ((4, 32), (1, 32))
+    ]
+    for p in points:
+        assert all(p["timings"][name]["median"] > 0 for name in (anatomy.STEP, anatomy.FORMULA))
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[p["cell"]]
+        assert p["flops"] == 2 * gates * p["B"] * 32 * 32 * (2 if p["B"] > 1 else 1)
+        assert p["bytes"] == 4 * gates * 32 * 32 * (2 if p["B"] > 1 else 1)
+    # 4 µs of products at half the peak, which with 1 µs of formula could take 2
+    p = {"cell": "gru", "B": 16, "H": 128, "flops": 400, "bytes": 1, "limit": 2e8}
+    p |= {"timings": {anatomy.STEP: {"median": 5e-6}, anatomy.FORMULA: {"median": 1e-6}}}
+    assert rows(anatomy.report([p]), "GRU", "16", "128") == ["| GRU | 16 | 128 | 5.00 | 20% | 0 | 50% | 40% | 67% |"]
+    assert rows(anatomy.report([p | {"B": 1}]), "GRU", "1")[0].startswith("| GRU | 1 | 128 | 5.00 | 20% | 0 | 0 | ")
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(("B", "products"), [(1, True), (5, True), (5, False)])
+def test_the_step_that_is_timed_is_the_cells(name, B, products):
+    """By the cell's formula on sums that NumPy makes of the layer's weights."""
+    case = Case(name, "forward", 1, 1, B, 7, 7)
+    step = anatomy.Step(case)
+    cell, stage = step.cell, step.cell.forward[0]
+    sums = [step.planes[plane].astype("float64") for plane in stage.begins]
+    if products:
+        weights = fastrnn_layer(problem(case)).parameters
+        W, R = (weights[f"weight_{which}_l0"].reshape(-1, 7, 7) for which in ("ih", "hh"))
+        x, h = step.operands
+        for gate, total in zip(cell.input_gates if B > 1 else (), sums, strict=False):
+            total += x @ W[gate].T
+        for gate, total in zip(stage.gates, sums[-len(stage.gates) :], strict=True):
+            total += h @ R[gate].T
+    values = sums + [step.planes[plane].astype("float64") for plane in stage.reads]
+    expected = np.vectorize(lambda *numbers: stage.finish(*map(float, numbers))[0])(*values)
+    anatomy.again()(1, *step(products=products))
+    np.testing.assert_allclose(step.planes["h"], expected, atol=1e-5)
+
+
 def test_both_dtypes_are_timed():
     points = precision.measure(QUICK)
     assert len(points) == len(CELLS) * len(MODES)
@@ -230,7 +270,7 @@ def test_the_page_shows_what_was_measured_and_says_what_was_not(faked, tmp_path)
     assert rows(page, "LSTM", "nothing") == ["| LSTM | nothing | 7.00 | 9.00 |"]
     assert len(rows(page, "`import fastrnn` adds at most 0.15 s to `import numba`", "1 of 1")) == 1
     assert "furthest from it: `lstm forward` (7.00)" in page
-    assert page.count("Not measured yet.") == 2
+    assert page.count("Not measured yet.") == 3
     for module in sections().values():
         assert f"## {module.TITLE}\n" in page
     for fact in ("Imaginary 9000", "commit `0123456789ab` with local changes", "OMP_NUM_THREADS=2", "it took 7 s"):

@@ -20,6 +20,13 @@ class Effort:
 
 def sections() -> dict[str, ModuleType]:
     """The modules by the names that the command line and the results files have for them."""
-    from bench.sections import growth, memory, precision, startup, stream
+    from bench.sections import anatomy, growth, memory, precision, startup, stream
 
-    return {"stream": stream, "growth": growth, "float64": precision, "memory": memory, "startup": startup}
+    return {
+        "stream": stream,
+        "growth": growth,
+        "float64": precision,
+        "memory": memory,
+        "startup": startup,
+        "anatomy": anatomy,
+    }
