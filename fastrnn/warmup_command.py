@@ -72,6 +72,7 @@ def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
     from .kernels import compiled
 
     yield "threads", compiled.together
+    yield "lengths", partial(compiled.kernel, "copying")
     for cell in arguments.cells:
         for dtype in arguments.dtypes:
             # one layer has all kernels of its cell and dtype, whatever its sizes and options are
