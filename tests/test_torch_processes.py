@@ -1,5 +1,6 @@
 """The modules of fastrnn.torch in several processes: DistributedDataParallel, DataLoader workers, spawned processes."""
 
+import gc
 import io
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -56,11 +57,18 @@ def train_a_share(rank, folder):
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
     )
     try:
-        model = torch.nn.parallel.DistributedDataParallel(Classifier())
-        tokens, labels = training_data()
-        torch.save(train(model, tokens[:, rank::PROCESSES], labels[:, rank::PROCESSES]), f"{folder}/{rank}")
+        torch.save(train_together(rank), f"{folder}/{rank}")
+        # PyTorch's own deadlock: a model that outlives its group takes the group's threads down while it holds the
+        # interpreter, for which one of them may wait
+        gc.collect()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def train_together(rank):
+    model = torch.nn.parallel.DistributedDataParallel(Classifier())
+    tokens, labels = training_data()
+    return train(model, tokens[:, rank::PROCESSES], labels[:, rank::PROCESSES])
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
