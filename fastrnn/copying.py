@@ -3,7 +3,6 @@
 import numpy as np
 
 from . import threads
-from .kernels import compiled
 from .lengths import Packed, Padded
 from .memory import address
 
@@ -54,11 +53,8 @@ def _copy(
     if target.size == 0:
         return
     steps, batch, starts, order, shift = layout
-    # behind the workers' words, in the kernel's order
     words = (
         steps, batch, target.shape[-1] * target.itemsize, address(target), starts, order, shift,
         address(source), source_row, source_starts, source_steps, 0 if other is None else address(other), other_row,
     )  # fmt: skip
-    block = np.array((0, 0, 0, 0, 0, 0, 0, 0, *words), np.int64)
-    number = threads.available() if target.nbytes >= _ENOUGH_TO_SHARE else 1
-    threads.run(compiled.kernel("copying"), address(block), number)
+    threads.run_words("copying", words, threads.available() if target.nbytes >= _ENOUGH_TO_SHARE else 1)

@@ -76,8 +76,7 @@ class CpuLayer:
         self.directions = len(parameters.directions)
         self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
         self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        # multiply-adds of a row at a step, and numbers of the weights
-        self._products = self.cell.gates * self.hidden_size * (self.input_size + self.output_size)
+        self._products = self._planner.products
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(

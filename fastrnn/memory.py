@@ -28,7 +28,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array that begins at a cache line."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
+    start = -address(raw) % CACHE_LINE
     return raw[start : start + size].view(dtype).reshape(shape)
 
 

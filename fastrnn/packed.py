@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import threads
-from .kernels import checksum, compiled, packing
+from .kernels import checksum
 from .kernels.cells import Cell
 from .memory import CACHE_LINE, address, empty, up
 from .parameters import Directions, LayerParameters
@@ -113,11 +113,8 @@ class PackedWeights:
             for matrix, offset in zip(self._matrices, offsets, strict=True):
                 jobs += self._jobs(matrix, weights[matrix.weight], start + offset)
         table = np.array(jobs, np.int64)
-        block = np.zeros(16, np.int64)
-        block[packing.JOBS] = len(jobs)
-        block[packing.JOB_TABLE] = address(table)
         number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
-        threads.run(compiled.kernel(f"packing {self._dtype.name}"), address(block), number)
+        threads.run_words(f"packing {self._dtype.name}", (len(jobs), address(table)), number)
         if not self._backward:
             with np.errstate(all="ignore"):
                 self._pack_biases(buffer, directions)
@@ -253,7 +250,5 @@ def pieces_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def take_checksums(table: np.ndarray, number: int) -> Pieces:
     """The pieces of such a table with their checksums as they are now, taken by so many threads."""
     table = table.copy()
-    block = np.zeros(16, np.int64)
-    block[checksum.PIECES], block[checksum.PIECE_TABLE] = len(table), address(table)
-    threads.run(compiled.kernel("checksum"), address(block), number)
+    threads.run_words("checksum", (len(table), address(table)), number)
     return Pieces(table, len(table), address(table))

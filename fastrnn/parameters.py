@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .memory import empty
+
 GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 # for each direction {short name: array}; biases may be None
 Directions = Sequence[Mapping[str, Any]]
-
-_ALIGNMENT = 64  # bytes: a cache line, and the widest SIMD vector
 
 
 class LayerParameters:
@@ -54,7 +54,8 @@ class LayerParameters:
             for each in self.offsets
         ]
         self._absent: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
-        self.flat = _aligned_zeros(self.size, dtype)
+        self.flat = empty((self.size,), dtype)
+        self.flat[:] = 0
         self.directions = self.views(self.flat)
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
@@ -103,9 +104,3 @@ def _shapes(gates: int, input_size: int, hidden_size: int, proj_size: int, bias:
 def present(direction: Mapping[str, Any]) -> dict[str, Any]:
     """What one direction has under the short names, without the biases that are None."""
     return {short: values for short, values in direction.items() if values is not None}
-
-
-def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)

@@ -109,6 +109,8 @@ class Planner:
         self.cell = cell
         self.input_size, self.hidden_size, projection = sizes
         self.output_size = projection or self.hidden_size
+        # multiply-adds of a row at a step, and numbers of the weights
+        self.products = cell.gates * self.hidden_size * (self.input_size + self.output_size)
         self.directions = len(parameters.directions)
         self._parameters = parameters
         self._dtype = dtype
@@ -192,8 +194,7 @@ class Planner:
         That saves writing and reading the sums, but then W is read at each step: it pays for few rows only where a core
         keeps both matrices. Measured (LSTM, GRU and RNN, H from 32 to 512, B from 1 to 64).
         """
-        weights = self.cell.gates * self.hidden_size * (self.input_size + self.output_size) * self._dtype.itemsize
-        kept = weights / parts / KEPT_BY_A_CORE
+        kept = self.products * self._dtype.itemsize / parts / KEPT_BY_A_CORE
         return 4 if kept <= 0.6 else 16 if kept <= 1 else 24
 
     def _backward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from . import threads, validation
+from .kernels.block import WORKER_WORDS
 from .memory import CACHE_LINE, address, empty, up
 from .validation import State
 
@@ -135,7 +136,7 @@ class _CpuSteps:
 
     def _run_together(self, turn: int) -> None:
         for block, place, workers in zip(self._blocks[turn], self._addresses[turn], self._workers, strict=True):
-            block[:2] = 0  # the counter, and where the threads are
+            block[:WORKER_WORDS] = 0
             threads.run(self._kernel, place, min(workers, threads.available()))
 
 

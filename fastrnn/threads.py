@@ -3,10 +3,15 @@
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
+import numpy as np
+
 from . import validation
+from .kernels.block import WORKER_WORDS
+from .memory import address
 
 
 def _default() -> int:
@@ -112,6 +117,14 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
             compiled.run_together(kernel, block, block_bytes, teams, team_size)
         finally:
             numba.set_num_threads(before)
+
+
+def run_words(kernel: str, words: Sequence[int], threads: int) -> None:
+    """Run the kernel of that name on one argument block: these words, behind those of the workers."""
+    from .kernels import compiled
+
+    block = np.array([0] * WORKER_WORDS + [*words], np.int64)
+    run(compiled.kernel(kernel), address(block), threads)
 
 
 def _pool_guard() -> AbstractContextManager[object]:

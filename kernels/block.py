@@ -19,7 +19,8 @@ is a plane that is the initial state where rows begin.
 
 # --- header ------------------------------------------------------------------------------------------------------
 COUNTER = 0  # rendezvous and barriers
-PROCESSORS = 1  # where the threads are, while they gather; nothing else is in this cache line
+PROCESSORS = 1  # where the threads are, while they gather
+WORKER_WORDS = 8  # these two and what fills their cache line: 0 at the start of a call, of any kernel
 STEPS = 8  # T
 BATCH = 9  # B
 ROWS = 10  # of all steps

@@ -6,7 +6,7 @@ A packed matrix has a block for every group of `lanes` units; within it, for eac
 
 from .simd import vectors
 from .target import vector_unit
-from .tile import transpose
+from .tile import line_turner
 from .workers import load_word, share
 
 # --- a job: one matrix, or a part of its depth; words of int64 ---------------------------------------------------
@@ -34,7 +34,7 @@ def make_packing(dtype: str):
     vector = vectors(dtype, lanes)
     load, store = vector.load, vector.store
     vector_bytes = lanes * size
-    turn = transpose(dtype, lanes)
+    turn_lines = line_turner(dtype, lanes)
 
     def pack(key, arguments):
         thread, threads, args = arguments
@@ -53,15 +53,8 @@ def make_packing(dtype: str):
                 unit = group * lanes
                 place = target + group * group_bytes
                 if load_word(job + 8 * TURNED):
-                    for k in range(0, depth, lanes):
-                        turn(
-                            source + unit * source_row + k * size,
-                            source_row,
-                            units - unit,
-                            min(lanes, depth - k),
-                            place + k * sums * vector_bytes,
-                            sums * vector_bytes,
-                        )
+                    rows = source + unit * source_row
+                    turn_lines(rows, source_row, units - unit, depth, place, sums * vector_bytes)
                 else:
                     for k in range(depth):
                         store(

@@ -15,9 +15,10 @@ the compile time for nothing.
 from functools import cache
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
+from .options import OPTIONS
 from .simd import I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
 from .target import vector_unit
 
@@ -214,3 +215,27 @@ def transpose(dtype: str, lanes: int):
         return types.void(*[types.int64] * 6), lower
 
     return run
+
+
+@cache
+def line_turner(dtype: str, lanes: int):
+    """A compiled function that turns up to `lanes` rows of any width into as many lines as that.
+
+    turn_lines(source, source_stride, rows, width, target, target_stride): as `transpose`, any width.
+    """
+    turn = transpose(dtype, lanes)
+    size = vectors(dtype, lanes).itemsize
+
+    @njit(**OPTIONS)
+    def turn_lines(source, source_stride, rows, width, target, target_stride):
+        for first in range(0, width, lanes):
+            turn(
+                source + first * size,
+                source_stride,
+                rows,
+                min(lanes, width - first),
+                target + first * target_stride,
+                target_stride,
+            )
+
+    return turn_lines

@@ -57,19 +57,20 @@ def _advance(block, table, step, inputs, before_inputs, begins, ends):
             store_word(table + 8, load_word(plane + 8 * b.EDGE_ROW))
         else:
             source = plane
-            if number < inputs and before_inputs < 0:
-                source += inputs * (8 * b.PLANE_WORDS)
-            row = load_word(source + 8 * b.ROW)
-            moves = load_word(source + 8 * b.MOVES)
             rows = 0
+            moves = load_word(plane + 8 * b.MOVES)
             if number < inputs:
-                rows = max(before_inputs, 0)
+                if before_inputs < 0:
+                    source += inputs * (8 * b.PLANE_WORDS)
+                else:
+                    rows = before_inputs
             elif moves == b.THIS_STEP:
                 rows = this
             elif moves == b.STEP_BEFORE:
                 rows = before
             elif moves == b.STEP_AFTER:
                 rows = after
+            row = load_word(source + 8 * b.ROW)
             store_word(table, load_word(source + 8 * b.REST) + rows * row)
             store_word(table + 8, row)
         plane += 8 * b.PLANE_WORDS
@@ -199,7 +200,7 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
             store_word(x_table + (gates + gate) * _TABLE_ROW, place + gate * load_word(block + 8 * b.X_SUMS_GATE))
         call(
             load_word(block + 8 * b.X_KERNEL), (load_word(block + 8 * b.X_TILE),
-            x_table, 0, rows, units, first, last, 0, 0, 0, 0,
+            x_table, 0, rows, units, first, last, *_NO_PRODUCT,
             load_word(block + 8 * b.X_OPERAND) + start * operand_row, distance * operand_row,
             load_word(block + 8 * b.X_MATRIX), load_word(block + 8 * b.X_DEPTH), scratch))  # fmt: skip
 
@@ -306,7 +307,7 @@ def backward(thread, threads, block):
             row = max(first_row, ending)
             call(
                 load_word(block + 8 * b.DH_0_KERNEL), (_stage_word(block, 0, b.STAGE_TILE),
-                load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end, 0, 0, 0, 0,
+                load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end, *_NO_PRODUCT,
                 handed_rest + _rows_before(block, step) * handed_row, handed_row,
                 _stage_word(block, 0, b.STAGE_MATRIX), _stage_word(block, 0, b.STAGE_DEPTH), scratch))  # fmt: skip
         behind = here
@@ -321,7 +322,7 @@ def backward(thread, threads, block):
     operand_row = load_word(block + 8 * b.DX_OPERAND_ROW)
     call(
         load_word(block + 8 * b.DX_KERNEL), (load_word(block + 8 * b.DX_TILE), load_word(block + 8 * b.DX_TABLE),
-        first_row, last_row - first_row, units, 0, groups, 0, 0, 0, 0,
+        first_row, last_row - first_row, units, 0, groups, *_NO_PRODUCT,
         load_word(block + 8 * b.DX_OPERAND), operand_row,
         load_word(block + 8 * b.DX_MATRIX), load_word(block + 8 * b.DX_DEPTH), scratch))  # fmt: skip
     for number in range(load_word(block + 8 * b.GRADIENTS)):

@@ -16,7 +16,7 @@ from .options import OPTIONS
 from .simd import vectors
 from .stage import scratch_access
 from .target import vector_unit
-from .tile import tallest, transpose, widest
+from .tile import line_turner, tallest, widest
 from .workers import call, load_word, share
 
 # --- a job: the gradients that some gates' gradients give, words of int64 ------------------------------------------
@@ -55,7 +55,7 @@ def make_weight_gradient(dtype: str):
     vector = vectors(dtype, lanes)
     load, store, fetch, size = vector.load, vector.store, vector.fetch, vector.itemsize
     vector_bytes = lanes * size
-    turn = transpose(dtype, lanes)
+    turn_lines = line_turner(dtype, lanes)
     most_rows = tallest(1)
     group_limits = tuple(widest(1, rows) for rows in range(1, most_rows + 1))
     put, get = scratch_access(dtype, lanes, 1)
@@ -102,15 +102,7 @@ def make_weight_gradient(dtype: str):
     def turn_gate(source, source_row, width, rows, target):
         """(rows, width) to (width, 512), of which `rows` columns are filled."""
         for row in range(0, rows, lanes):
-            for first in range(0, width, lanes):
-                turn(
-                    source + row * source_row + first * size,
-                    source_row,
-                    rows - row,
-                    min(lanes, width - first),
-                    target + first * line_bytes + row * size,
-                    line_bytes,
-                )
+            turn_lines(source + row * source_row, source_row, rows - row, width, target + row * size, line_bytes)
 
     @njit(**OPTIONS)
     def add_bias(source, source_row, width, rows, bias, kept, goes_on, closes):
