@@ -6,7 +6,7 @@ A packed matrix has a block for every group of `lanes` units; within it, for eac
 
 from .simd import vectors
 from .target import vector_unit
-from .tile import line_turner
+from .tile import transpose
 from .workers import load_word, share
 
 # --- a job: one matrix, or a part of its depth; words of int64 ---------------------------------------------------
@@ -34,7 +34,8 @@ def make_packing(dtype: str):
     vector = vectors(dtype, lanes)
     load, store = vector.load, vector.store
     vector_bytes = lanes * size
-    turn_lines = line_turner(dtype, lanes)
+    broadcast = vector.broadcast
+    turn = transpose(dtype, lanes)
 
     def pack(key, arguments):
         thread, threads, args = arguments
@@ -54,7 +55,10 @@ def make_packing(dtype: str):
                 place = target + group * group_bytes
                 if load_word(job + 8 * TURNED):
                     rows = source + unit * source_row
-                    turn_lines(rows, source_row, units - unit, depth, place, sums * vector_bytes)
+                    line = sums * vector_bytes
+                    for k in range(0, depth, lanes):
+                        columns = min(lanes, depth - k)
+                        turn(rows + k * size, source_row, units - unit, columns, place + k * line, line, broadcast(0))
                 else:
                     for k in range(depth):
                         store(

@@ -15,10 +15,9 @@ the compile time for nothing.
 from functools import cache
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from .options import OPTIONS
 from .simd import I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
 from .target import vector_unit
 
@@ -175,17 +174,17 @@ def make_tile(sums: str, dtype: str):
 
 @cache
 def transpose(dtype: str, lanes: int):
-    """An intrinsic that transposes a block of up to lanes x lanes numbers.
+    """An intrinsic that transposes a block of up to lanes x lanes numbers, and adds its rows up.
 
     target[column][row] = source[row][column] for row < rows, column < columns; zeros fill rows .. lanes - 1 of each
-    line of the target, which is `lanes` numbers long. Strides in bytes.
+    line of the target, which is `lanes` numbers long. Strides in bytes. Returns the vector `sums` plus row after row.
     """
     vector = Vector(dtype, lanes)
 
     @intrinsic
-    def run(typing, source, source_stride, rows, columns, target, target_stride):
+    def run(typing, source, source_stride, rows, columns, target, target_stride, sums):
         def lower(context, builder, sig, args):
-            source, source_stride, rows, columns, target, target_stride = args
+            source, source_stride, rows, columns, target, target_stride, sums = args
             zero = ir.Constant(I64, 0)
             lines = []
             for row in range(lanes):
@@ -194,6 +193,7 @@ def transpose(dtype: str, lanes: int):
                 count = builder.select(there, columns, zero)
                 offset = builder.mul(source_stride, ir.Constant(I64, row))
                 lines.append(load_counted(builder, vector, builder.add(source, offset), count))
+                sums = builder.fadd(sums, lines[-1])
             # log2(lanes) rounds; in each, lines half a block apart are interleaved
             half = lanes // 2
             index = ir.VectorType(I32, lanes)
@@ -210,32 +210,8 @@ def transpose(dtype: str, lanes: int):
                     offset = builder.mul(target_stride, ir.Constant(I64, column))
                     place = pointer(builder, builder.add(target, offset), vector.llvm)
                     builder.store(line, place).align = vector.element.itemsize
-            return context.get_dummy_value()
+            return sums
 
-        return types.void(*[types.int64] * 6), lower
+        return vector(*[types.int64] * 6, vector), lower
 
     return run
-
-
-@cache
-def line_turner(dtype: str, lanes: int):
-    """A compiled function that turns up to `lanes` rows of any width into as many lines as that.
-
-    turn_lines(source, source_stride, rows, width, target, target_stride): as `transpose`, any width.
-    """
-    turn = transpose(dtype, lanes)
-    size = vectors(dtype, lanes).itemsize
-
-    @njit(**OPTIONS)
-    def turn_lines(source, source_stride, rows, width, target, target_stride):
-        for first in range(0, width, lanes):
-            turn(
-                source + first * size,
-                source_stride,
-                rows,
-                min(lanes, width - first),
-                target + first * target_stride,
-                target_stride,
-            )
-
-    return turn_lines

@@ -16,7 +16,7 @@ from .options import OPTIONS
 from .simd import vectors
 from .stage import scratch_access
 from .target import vector_unit
-from .tile import line_turner, tallest, widest
+from .tile import tallest, transpose, widest
 from .workers import call, load_word, share
 
 # --- a job: the gradients that some gates' gradients give, words of int64 ------------------------------------------
@@ -40,13 +40,16 @@ JOB_WORDS = PRODUCT + 2 * PRODUCT_WORDS
 
 BLOCK_ROWS = 512
 _TILE_VECTORS = 32  # room for the accumulators of one tile
+_APART = 64  # bytes between lines, and groups: at a power of two's distance few of them would fit in the cache's sets
 _WIDTH_AT_ONCE = 96  # so many transposed gate rows stay in the second-level cache
 
 
 def scratch_numbers(units: int, lanes: int) -> int:
     """How many numbers of scratch a thread needs; `units`: of both operands of a job together."""
     groups = -(-units // lanes) + 1
-    return groups * lanes * BLOCK_ROWS + (_WIDTH_AT_ONCE + lanes) * BLOCK_ROWS + _TILE_VECTORS * lanes
+    lines = _WIDTH_AT_ONCE + lanes  # and a sum for each
+    between = (groups + lines) * _APART  # more than bytes
+    return groups * lanes * BLOCK_ROWS + lines * (BLOCK_ROWS + 1) + between + _TILE_VECTORS * lanes
 
 
 def make_weight_gradient(dtype: str):
@@ -55,24 +58,23 @@ def make_weight_gradient(dtype: str):
     vector = vectors(dtype, lanes)
     load, store, fetch, size = vector.load, vector.store, vector.fetch, vector.itemsize
     vector_bytes = lanes * size
-    turn_lines = line_turner(dtype, lanes)
+    turn = transpose(dtype, lanes)
     most_rows = tallest(1)
     group_limits = tuple(widest(1, rows) for rows in range(1, most_rows + 1))
     put, get = scratch_access(dtype, lanes, 1)
     broadcast = vector.broadcast
-    line_bytes = BLOCK_ROWS * size
+    line_bytes = BLOCK_ROWS * size + _APART
 
     @njit(**OPTIONS)
     def pack_rows(source, source_row, units, rows, target, group_bytes):
         """Rows of `units` numbers to (groups, row, lanes)."""
-        for group in range((units + lanes - 1) // lanes):
-            unit = group * lanes
-            place = source + unit * size
-            put_at = target + group * group_bytes
-            for _ in range(rows):
-                store(put_at, lanes, load(place, units - unit))
-                place += source_row
-                put_at += vector_bytes
+        for _ in range(rows):
+            place = target
+            for unit in range(0, units, lanes):
+                store(place, lanes, load(source + unit * size, units - unit))
+                place += group_bytes
+            source += source_row
+            target += vector_bytes
 
     @njit(**OPTIONS)
     def in_order(address, row, rows, sign):
@@ -82,13 +84,12 @@ def make_weight_gradient(dtype: str):
         return address, row
 
     @njit(**OPTIONS)
-    def pack_operand(product, start, rows, all_rows, sign, target):
+    def pack_operand(product, start, rows, all_rows, sign, target, group_bytes):
         """Rows start .. start + rows - 1, as they are taken, of a product's operand to (groups, rows, lanes)."""
         units = load_word(product + 8 * UNITS)
         edge_rows = load_word(product + 8 * EDGE_ROWS)
         edge = all_rows - edge_rows
         operand, row = in_order(load_word(product + 8 * OPERAND), load_word(product + 8 * OPERAND_ROW), all_rows, sign)
-        group_bytes = rows * vector_bytes
         inner = min(max(edge - start, 0), rows)
         pack_rows(operand + start * row, row, units, inner, target, group_bytes)
         operand, row = in_order(
@@ -99,25 +100,39 @@ def make_weight_gradient(dtype: str):
         )
 
     @njit(**OPTIONS)
-    def turn_gate(source, source_row, width, rows, target):
-        """(rows, width) to (width, 512), of which `rows` columns are filled."""
+    def turn_gate(source, source_row, width, rows, target, totals):
+        """(rows, width) to (width, 512), of which `rows` columns are filled; the rows are added to `totals`."""
         for row in range(0, rows, lanes):
-            turn_lines(source + row * source_row, source_row, rows - row, width, target + row * size, line_bytes)
+            for first in range(0, width, lanes):
+                offset = first * size
+                total = turn(
+                    source + row * source_row + offset,
+                    source_row,
+                    rows - row,
+                    min(width - first, lanes),
+                    target + first * line_bytes + row * size,
+                    line_bytes,
+                    load(totals + offset, lanes),
+                )
+                store(totals + offset, lanes, total)
 
     @njit(**OPTIONS)
-    def add_bias(source, source_row, width, rows, bias, kept, goes_on, closes):
-        """bias += the column sums of (rows, width). The last three as in `add_block`."""
+    def begin_totals(bias, width, goes_on, totals):
+        """Begin with the sums of an open block at `bias`, or with zeros."""
         for first in range(0, width, lanes):
-            place = source + first * size
-            target = bias + first * size
-            total = load(target + kept, width - first) if goes_on else broadcast(0)
-            for _ in range(rows):
-                total = total + load(place, width - first)
-                place += source_row
+            offset = first * size
+            store(totals + offset, lanes, load(bias + offset, width - first) if goes_on else broadcast(0))
+
+    @njit(**OPTIONS)
+    def conclude_totals(bias, width, kept, closes, totals):
+        """Add the sums to the gradient of the biases, or keep them. `kept` and `closes` as in `add_block`."""
+        for first in range(0, width, lanes):
+            offset = first * size
+            total = load(totals + offset, lanes)
             if closes:
-                store(target, width - first, load(target, width - first) + total)
+                store(bias + offset, width - first, load(bias + offset, width - first) + total)
             else:
-                store(target + kept, width - first, total)
+                store(bias + kept + offset, width - first, total)
 
     @njit(**OPTIONS)
     def add_block(tile, gate, width, operand, rows, units, out, sums, kept, goes_on, closes):
@@ -128,6 +143,7 @@ def make_weight_gradient(dtype: str):
         closes   the sums are added to `out`; else they are kept
         """
         zero = broadcast(0)
+        group_bytes = rows * vector_bytes + _APART
         result = out if closes else out + kept
         all_groups = (units + lanes - 1) // lanes
         tiles = (width + most_rows - 1) // most_rows
@@ -159,10 +175,10 @@ def make_weight_gradient(dtype: str):
                         vector_bytes,
                         gate + row * line_bytes,
                         line_bytes,
-                        operand + group * rows * vector_bytes,
-                        rows * vector_bytes,
+                        operand + group * group_bytes,
+                        group_bytes,
                         rows,
-                        operand + soon * rows * vector_bytes,
+                        operand + soon * group_bytes,
                         vector_bytes,
                     ),
                 )
@@ -194,25 +210,28 @@ def make_weight_gradient(dtype: str):
             rows = min(BLOCK_ROWS - before, all_rows - start)
             goes_on = before > 0
             closes = before + rows == BLOCK_ROWS or load_word(job + 8 * MORE) == 0
+            group_bytes = rows * vector_bytes + _APART
             turned = scratch
             for number in range(products):
                 product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
-                pack_operand(product, start, rows, all_rows, sign, turned)
-                turned += ((load_word(product + 8 * UNITS) + lanes - 1) // lanes) * rows * vector_bytes
-            sums = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
+                pack_operand(product, start, rows, all_rows, sign, turned, group_bytes)
+                turned += ((load_word(product + 8 * UNITS) + lanes - 1) // lanes) * group_bytes
+            totals = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
+            sums = totals + (_WIDTH_AT_ONCE + lanes) * size
             for part in range(first, last, _WIDTH_AT_ONCE):
                 width = min(_WIDTH_AT_ONCE, last - part)
-                turn_gate(gate + part * size, gate_row, width, rows, turned)
+                place = bias + part * size
+                begin_totals(place + kept, width, goes_on and bias != 0, totals)
+                turn_gate(gate + part * size, gate_row, width, rows, turned, totals)
                 if bias != 0:
-                    place = bias + part * size
-                    add_bias(gate + part * size, gate_row, width, rows, place, kept, goes_on, closes)
+                    conclude_totals(place, width, kept, closes, totals)
                 operand = scratch
                 for number in range(products):
                     product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
                     units = load_word(product + 8 * UNITS)
                     out = load_word(product + 8 * OUT) + part * units * size
                     add_block(tile, turned, width, operand, rows, units, out, sums, kept, goes_on, closes)
-                    operand += ((units + lanes - 1) // lanes) * rows * vector_bytes
+                    operand += ((units + lanes - 1) // lanes) * group_bytes
             gate += rows * gate_row
             start += rows
             before = 0
