@@ -19,7 +19,6 @@ from numba import cfunc, njit, prange, types
 from numba.extending import overload
 
 from . import record as r
-from . import time_loops
 from .block import PROCESSORS
 from .checksum import make_checksum, unchanged
 from .copying import make_copying
@@ -29,6 +28,7 @@ from .processors import part_company
 from .stage import make_added_product, make_product, make_stage
 from .target import target_hash, vector_unit
 from .tile import make_tile
+from .time_loops import make_loop
 from .weight_gradient import make_weight_gradient
 from .workers import call, gather, load_word, store_word
 
@@ -46,19 +46,9 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _time_loop(direction: str):
-    loop = getattr(time_loops, direction)
-
-    def run(key, arguments):
-        thread, threads, block = arguments
-        loop(thread, threads, block)
-
-    return run
-
-
 # kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes
 _MAKERS = {
-    "loop": (_time_loop, 3),
+    "loop": (make_loop, 3),
     "stage": (make_stage, 16),
     "product": (make_product, 16),
     "added_product": (make_added_product, 16),

@@ -6,6 +6,7 @@ the sums themselves.
 
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -205,6 +206,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     put, get = scratch_access(dtype, lanes, sums)
     start = njit(**INNER)(start)
     finish = njit(**INNER)(finish)
+    # no Python integers: Numba would compile what is called with them once for each
+    part_bytes, tiles_at_once = np.int64(_PART_BYTES), np.int64(TILES_AT_ONCE)
     most_places = max(rows * widest(multiplied, rows) for rows in range(1, most_rows + 1))
     if TILES_AT_ONCE * most_places * unit_bytes > SCRATCH_BYTES:
         raise ValueError(f"multiplied: tiles of {multiplied} of {sums} sums need more than {SCRATCH_BYTES} bytes")
@@ -255,11 +258,11 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
-                parts = _quotient(groups * deepest, _PART_BYTES)
+                parts = _quotient(groups * deepest, part_bytes)
                 sharing = last_of_block - first_of_block
                 at_once = 1
                 if parts > 1 or (x_depth > 0 and depth > 0):
-                    sharing = at_once = _quotient(sharing, _quotient(sharing, TILES_AT_ONCE))
+                    sharing = at_once = _quotient(sharing, _quotient(sharing, tiles_at_once))
                 # meanwhile each tile fetches a piece of what is multiplied next
                 piece = _quotient(_quotient(deepest, parts), ((sharing - 1) >> log_groups) + 1)
                 for first_tile in range(first_of_block, last_of_block, at_once):

@@ -100,10 +100,15 @@ def _end_of_run(row, last, begin, end):
 
 
 @njit(**INNER)
+def _groups(block, units):
+    lanes = load_word(block + 8 * b.LANES)
+    return (units + lanes - 1) // lanes
+
+
+@njit(**INNER)
 def _own_groups(block, units, thread, threads, by_units):
     """(first group, last group) of so many units for this thread."""
-    lanes = load_word(block + 8 * b.LANES)
-    groups = (units + lanes - 1) // lanes
+    groups = _groups(block, units)
     if by_units:
         return share(groups, thread, threads)
     return 0, groups
@@ -164,7 +169,7 @@ def _sums_before(block, step, low, whole):
 
 
 @njit(**OPTIONS)
-def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch):
+def _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units, scratch):
     """W x + biases for the steps low .. high in memory: all their rows in one product where they lie evenly."""
     batch = load_word(block + 8 * b.BATCH)
     gates = load_word(block + 8 * b.X_GATES)
@@ -183,9 +188,10 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
         runs, rows, distance = 1, number, batch
     else:
         runs, rows, by_step = number, 0, True
+    biases = load_word(block + 8 * b.PLANE_TABLE) + gates * (8 * b.PLANE_WORDS)  # the planes behind the sums
     for gate in range(gates):
         bias = x_table + gate * _TABLE_ROW
-        store_word(bias, load_word(table + (gates + gate) * _TABLE_ROW))
+        store_word(bias, load_word(biases + gate * (8 * b.PLANE_WORDS) + 8 * b.REST))
         store_word(bias + 8, 0)
         store_word(x_table + (gates + gate) * _TABLE_ROW + 8, distance * sums_row)
     for run in range(runs):
@@ -205,9 +211,14 @@ def _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, b
             load_word(block + 8 * b.X_MATRIX), load_word(block + 8 * b.X_DEPTH), scratch))  # fmt: skip
 
 
-@njit(**OPTIONS)
-def forward(thread, threads, block):
-    """All steps of one direction of a layer. The workers have met once, to start."""
+def make_loop(direction: str):
+    """loop(thread, threads, block) in that direction, "forward" or "backward". The workers have met once, to start."""
+    return {"forward": _forward, "backward": _backward}[direction]
+
+
+def _forward(key, arguments):
+    """All steps of one direction of a layer."""
+    thread, threads, block = arguments
     steps = load_word(block + 8 * b.STEPS)
     sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
@@ -237,8 +248,7 @@ def forward(thread, threads, block):
         elif step == chunk_end + sign:
             chunk_end = _end_of_chunk(block, step, sign, whole)
             low, high = min(step, chunk_end), max(step, chunk_end)
-            _advance(block, table, step, inputs, 0, False, False)
-            _sum_inputs(block, table, low, high, first_row, last_row, thread, threads, by_units, scratch)
+            _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units, scratch)
         before_inputs = -1 if within else _sums_before(block, step, low, whole)
         x_address = load_word(block + 8 * b.X_OPERAND) + _rows_before(block, step) * x_row
         x = (x_address, x_row, load_word(block + 8 * b.X_MATRIX), x_depth if within else 0)
@@ -259,9 +269,9 @@ def forward(thread, threads, block):
         step += sign
 
 
-@njit(**OPTIONS)
-def backward(thread, threads, block):
+def _backward(key, arguments):
     """All steps of one direction of a layer from its last to its first, then the products over all steps."""
+    thread, threads, block = arguments
     steps = load_word(block + 8 * b.STEPS)
     sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
@@ -318,7 +328,7 @@ def backward(thread, threads, block):
 
     first_row, last_row = share(load_word(block + 8 * b.ROWS), thread, threads)
     units = load_word(block + 8 * b.DX_UNITS)
-    _, groups = _own_groups(block, units, 0, 1, False)
+    groups = _groups(block, units)
     operand_row = load_word(block + 8 * b.DX_OPERAND_ROW)
     call(
         load_word(block + 8 * b.DX_KERNEL), (load_word(block + 8 * b.DX_TILE), load_word(block + 8 * b.DX_TABLE),
