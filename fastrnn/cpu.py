@@ -21,9 +21,10 @@ from .plans import BACKWARD_SHARED, FORWARD_SHARED, KEPT_BY_A_CORE, Arrays, Plan
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
-# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
-# the weights outgrow a core's cache: so few rows do not pay for reading all of them
-_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
+# threads divide the units of a step if each would have fewer rows than that: so few do not pay for reading all weights
+_FEW_ROWS = 4
+# or no more than so many, where the weights are more than such a part of what a core's cache keeps
+_FEW_ROWS_OF_LARGE = ((1.0, 16), (0.6, 12))
 _GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
@@ -213,14 +214,15 @@ class CpuLayer:
 
         The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
         """
+        forward = kind.startswith("forward")
         if rows is None:
             steps, batch = lead
             number = steps * batch
             where = steps, number, 0, 0
-            workers, by_units = self.share_work(number, batch)
+            workers, by_units = self.share_work(number, batch, forward=forward)
         else:
             batch = rows.batch
-            workers, by_units = self.share_packed(rows.total, batch, kind.startswith("forward"))
+            workers, by_units = self.share_packed(rows.total, batch, forward=forward)
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
         if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
@@ -247,9 +249,9 @@ class CpuLayer:
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
-        return self._planner.plan("forward", batch, *self.share_work(batch, batch))
+        return self._planner.plan("forward", batch, *self.share_work(batch, batch, forward=True))
 
-    def share_work(self, rows: int, batch: int) -> tuple[int, bool]:
+    def share_work(self, rows: int, batch: int, *, forward: bool) -> tuple[int, bool]:
         """How many threads a call of so many rows, of all steps, uses, and whether they share each step by hidden
         units (else by the batch's rows)."""
         if rows * self._products * self.directions < _ENOUGH_FOR_CALL:
@@ -258,24 +260,30 @@ class CpuLayer:
         if number == 1:
             return 1, False
         team = number // self.directions
-        large = self._large_for(team)
-        if team > 1 and (batch < _FEW_ROWS * team or (large and batch <= _FEW_ROWS_OF_LARGE * team)):
+        if team > 1 and (batch < _FEW_ROWS * team or batch <= self._few_rows_of_large(team, forward) * team):
             if batch * self._products >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
-    def _large_for(self, team: int) -> bool:
-        """Whether the weights outgrow a core's cache, and there are enough of them for so many threads to divide."""
-        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
-        return enough and self._products * self.dtype.itemsize > KEPT_BY_A_CORE
+    def _few_rows_of_large(self, team: int, forward: bool) -> int:
+        """With how many rows each, or fewer, so many threads divide the units; 0 where the weights are not so large.
 
-    def share_packed(self, rows: int, batch: int, forward: bool) -> tuple[int, bool]:
+        A pass backward has only R in its steps, and gains nothing where a core keeps all of it. Measured (LSTM, GRU and
+        RNN, H from 64 to 512, B from 8 to 48, two threads).
+        """
+        if self.hidden_size < _GROUPS_EACH * self.weights.lanes * team:
+            return 0  # too few units for even shares
+        kept = self._products * self.dtype.itemsize / KEPT_BY_A_CORE
+        parts = _FEW_ROWS_OF_LARGE if forward else _FEW_ROWS_OF_LARGE[:1]
+        return next((rows for part, rows in parts if kept > part), 0)
+
+    def share_packed(self, rows: int, batch: int, *, forward: bool) -> tuple[int, bool]:
         """As `share_work`, for sequences of different lengths."""
-        workers, by_units = self.share_work(rows, batch)
+        workers, by_units = self.share_work(rows, batch, forward=forward)
         team = workers // self.directions
         # as sequences end, few rows are left to each thread; backwards that did not pay
-        return workers, by_units or (forward and team > 1 and self._large_for(team))
+        return workers, by_units or (forward and team > 1 and self._few_rows_of_large(team, False) > 0)
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

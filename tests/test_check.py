@@ -407,7 +407,11 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
     fastrnn.set_num_threads(threads)
     try:
         chosen = cases([cell], ["float32"], threads)
-        shared = {case.layer().sequences[0].kernels().share_work(case.T * case.B, case.B) for case in chosen}
+        shared = {
+            case.layer().sequences[0].kernels().share_work(case.T * case.B, case.B, forward=forward)
+            for case in chosen
+            for forward in (True, False)
+        }
     finally:
         fastrnn.set_num_threads(before)
     assert {(1, False), (threads, False), (threads, True)} <= shared
