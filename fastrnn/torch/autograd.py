@@ -75,7 +75,7 @@ class _LayerFunction(torch.autograd.Function):
         states, weights = tensors[:number], tensors[number:]
         dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
         wanted = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or is_mapped():  # for second derivatives, or of many gradients at once
+        if torch.is_grad_enabled() or is_mapped(doutputs):  # for second derivatives, or of many gradients at once
             return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
         gradients = _gradients(ctx, x, states, dy, dstates)
         return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]

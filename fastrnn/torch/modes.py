@@ -31,9 +31,11 @@ def in_fx_graph(module: torch.nn.Module, *arguments: Any) -> torch.fx.Proxy | No
     return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
-def is_mapped() -> bool:
+def is_mapped(gradients: tuple[Tensor | None, ...]) -> bool:
     """Whether PyTorch maps the operators of a backward pass over a batch of gradients (vmap, is_grads_batched)."""
-    return torch._C._are_functorch_transforms_active() or torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any([g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients])
 
 
 def autocast_applies(dtype: torch.dtype) -> bool:
