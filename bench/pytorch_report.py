@@ -136,7 +136,7 @@ def _overhead(points: list[dict]) -> str:
         for p in points
     ]
     titles = ("layer", "mode", "torch.nn, µs", "fastrnn.torch, µs", "fastrnn (NumPy), µs", "module over NumPy, µs")
-    return f"At `T1-B1-I64-H64`, on one thread.\n\n{markdown_table(titles, rows, left=2)}"
+    return f"At `T1-B1-I64-H64`, on one thread; forward with frozen weights.\n\n{markdown_table(titles, rows, left=2)}"
 
 
 def _model(points: list[dict]) -> str:

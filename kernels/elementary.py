@@ -51,7 +51,7 @@ class Constants:
     polynomial: Callable  # P
     exp_zero: float  # below this, eˣ is 0
     exp_infinite: float  # above this, eˣ is infinite
-    sigmoid_range: tuple[float, float]  # of -x: below it σ(x) is 1, above it 0
+    sigmoid_range: tuple[float, float]  # of x: below it σ(x) is 0, above it 1
     sigmoid_offset: int  # the power of two that keeps everything in σ normal
     tanh_one: float  # tanh(this / 2) rounds to 1
     tanh_small: float | None  # below this tanh is x + x³·Q(x²)
@@ -71,7 +71,7 @@ _F32 = Constants(
     ),
     exp_zero=np.float32(-104.0),
     exp_infinite=np.float32(89.0),
-    sigmoid_range=(np.float32(-25.0), np.float32(104.0)),
+    sigmoid_range=(np.float32(-104.0), np.float32(25.0)),
     sigmoid_offset=-32,
     tanh_one=np.float32(20.0),
     tanh_small=np.float32(0.55),
@@ -98,7 +98,7 @@ _F64 = Constants(
     ),
     exp_zero=np.float64(-746.0),
     exp_infinite=np.float64(710.0),
-    sigmoid_range=(np.float64(-40.0), np.float64(746.0)),
+    sigmoid_range=(np.float64(-746.0), np.float64(40.0)),
     sigmoid_offset=-64,
     tanh_one=np.float64(40.0),
     tanh_small=None,
@@ -151,15 +151,16 @@ def _sigmoid_vector(x):
     down = 2.0**offset
 
     def implementation(x):
-        # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, and only the last
-        # product can be subnormal. The denominator is rounded so that it matters least: for n > 0 what is small is
+        # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, and only the quotient
+        # can be subnormal. The denominator is rounded so that it matters least: for n > 0 what is small is
         # added first; else 1 + 2ⁿ, which is exact or next to 1, and σ does not fall from one n to the next.
-        y = select_less(-x, low, low, -x)
-        q, shifted = _reduce(select_greater(y, high, high, y))
+        x = select_greater(x, high, high, x)
+        x = select_less(x, low, low, x)
+        q, shifted = _reduce(-x)
         scale = power_of_two(shifted, offset)
-        first = select_greater(y, 0.0, down, scale + down)
-        last = select_greater(y, 0.0, scale, 0.0)
-        return (1.0 / (fma(scale, q, first) + last)) * down
+        first = select_less(x, 0.0, down, scale + down)
+        last = select_less(x, 0.0, scale, 0.0)
+        return down / (fma(scale, q, first) + last)
 
     return implementation
 
