@@ -67,7 +67,12 @@ class Stream(FrameByFrame):
         y = self._outputs[1 - self._turn]
         if x.ndim == 1:
             y = y[0]
-        if out is not None:
+        if out is not None and (
+            type(out) is not np.ndarray
+            or out.dtype != self.dtype
+            or out.shape != y.shape
+            or not out.flags.writeable
+        ):
             self._check("out", out, y.shape, None)
             if not out.flags.writeable:
                 raise ValueError("out: expected a writeable array, got a read-only one")
