@@ -13,6 +13,7 @@ from . import threads
 from .kernels import checksum
 from .kernels.cells import Cell
 from .memory import CACHE_LINE, address, empty, up
+from .packing import Job, PackingBlock, Row, Source
 from .parameters import Directions, LayerParameters
 
 # packing fewer numbers is faster done alone
@@ -37,6 +38,17 @@ class _Matrix:
     @property
     def sums(self) -> int:
         return len(self.gates) if self.turned else 1
+
+    def jobs(self, direction: int, row: int, start: int) -> list[Job]:
+        """What packs it. `row`: bytes from row to row of the weight; `start`: where the direction's matrix begins."""
+        jobs = []
+        for n, gate in enumerate(self.gates):
+            if self.turned:
+                filled = (1, self.units, self.depth, 0, self.depth, self.sums, n)
+            else:
+                filled = (0, self.units, self.height, n * self.height, self.depth, 1, 0)
+            jobs.append(Job(Source(direction, self.weight, gate * self.height * row), (row, *filled), start))
+        return jobs
 
 
 class Matrices(NamedTuple):
@@ -70,7 +82,7 @@ class PackedWeights:
     """
 
     def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int, backward: bool) -> None:
-        self._cell, self._dtype = cell, dtype
+        self._dtype = dtype
         size = dtype.itemsize
         shapes = parameters.shapes
         wanted: list[tuple[str, tuple[int, ...]]] = []
@@ -91,8 +103,8 @@ class PackedWeights:
             offset = up(offset + up(units, lanes) * depth * matrix.sums * size, CACHE_LINE)
         hidden = shapes["weight_ih"][0] // cell.gates
         self.padded = up(hidden, CACHE_LINE // size)
-        bias_bytes = 0 if backward else len(cell.biases) * self.padded * size
-        direction_bytes = offset + bias_bytes
+        biases = () if backward else cell.biases
+        direction_bytes = offset + len(biases) * self.padded * size
         directions = range(len(parameters.directions))
         self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
         self.depths = [m.depth for m in self._matrices]
@@ -101,52 +113,28 @@ class PackedWeights:
         self.zeros = len(directions) * direction_bytes
         longest = max(max(shape) for shape in shapes.values())
         self._bytes = self.zeros + up(longest * size, CACHE_LINE)
-        self._backward = backward
+        jobs = [
+            job
+            for d in directions
+            for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
+            for job in matrix.jobs(d, shapes[matrix.weight][1] * size, start)
+        ]
+        made = [Row([], 0, longest, self.zeros)]
+        for d in directions:
+            for n, bias in enumerate(biases):
+                sources = [Source(d, name, bias.gate * hidden * size) for name in bias.parameters if name in shapes]
+                made.append(Row(sources, hidden, self.padded, self.biases[d] + n * self.padded * size))
+        self._kernel = f"packing {dtype.name}"
+        self._block = PackingBlock(jobs, made)
 
     def pack(self, directions: Directions) -> Matrices:
         """Pack these parameters as they are now into a new buffer."""
         buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
-        buffer[self.zeros // self._dtype.itemsize :] = 0
         start = address(buffer)
-        jobs = []
-        for weights, offsets in zip(directions, self.offsets, strict=True):
-            for matrix, offset in zip(self._matrices, offsets, strict=True):
-                jobs += self._jobs(matrix, weights[matrix.weight], start + offset)
-        table = np.array(jobs, np.int64)
+        words = self._block.filled(directions, start)
         number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
-        threads.run_words(f"packing {self._dtype.name}", (len(jobs), address(table)), number)
-        if not self._backward:
-            with np.errstate(all="ignore"):
-                self._pack_biases(buffer, directions)
+        threads.run_block(self._kernel, words, number)
         return Matrices(buffer, start)
-
-    def _jobs(self, matrix: _Matrix, weight: np.ndarray, target: int) -> list[tuple[int, ...]]:
-        """As words (see `kernels/packing.py`)."""
-        row = weight.shape[1] * self._dtype.itemsize
-        gate_bytes = matrix.height * row
-        source, height, depth = address(weight), matrix.height, matrix.depth
-        jobs: list[tuple[int, ...]] = []
-        for n, gate in enumerate(matrix.gates):
-            if matrix.turned:
-                filled = (1, matrix.units, depth, 0, depth, matrix.sums, n)
-            else:
-                filled = (0, matrix.units, height, n * height, depth, 1, 0)
-            jobs.append((source + gate * gate_bytes, row, *filled, target))
-        return jobs
-
-    def _pack_biases(self, buffer: np.ndarray, directions: Directions) -> None:
-        """Each plane is the sum of the biases that begin the same sums."""
-        number = len(self._cell.biases)
-        for weights, offset in zip(directions, self.biases, strict=True):
-            start = offset // self._dtype.itemsize
-            planes = buffer[start : start + number * self.padded].reshape(number, self.padded)
-            planes[:] = 0
-            for plane, bias in zip(planes, self._cell.biases, strict=True):
-                for name in bias.parameters:
-                    values = weights[name]
-                    if values is not None:
-                        hidden = len(values) // self._cell.gates
-                        plane[:hidden] += values[bias.gate * hidden : (bias.gate + 1) * hidden]
 
 
 _living: "weakref.WeakSet[Weights]" = weakref.WeakSet()

@@ -68,10 +68,7 @@ class Stream(FrameByFrame):
         if x.ndim == 1:
             y = y[0]
         if out is not None and (
-            type(out) is not np.ndarray
-            or out.dtype != self.dtype
-            or out.shape != y.shape
-            or not out.flags.writeable
+            type(out) is not np.ndarray or out.dtype != self.dtype or out.shape != y.shape or not out.flags.writeable
         ):
             self._check("out", out, y.shape, None)
             if not out.flags.writeable:

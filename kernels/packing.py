@@ -1,9 +1,13 @@
 """Weights as the register tile reads them.
 
 A packed matrix has a block for every group of `lanes` units; within it, for each k, the vectors of the units' sums:
-(groups, depth, sums, lanes), zeros for units that are not there.
+(groups, depth, sums, lanes), zeros for units that are not there. Beside the matrices there are rows, of biases and of
+zeros.
 """
 
+from numba import njit
+
+from .options import OPTIONS
 from .simd import vectors
 from .target import vector_unit
 from .tile import transpose
@@ -22,13 +26,23 @@ SUM = 8  # which of them this job is for
 TARGET = 9  # address of the packed matrix
 JOB_WORDS = 10
 
+# --- a row: the sum of up to two others, and zeros behind it ------------------------------------------------------
+ROW_SOURCES = FIRST, SECOND = 0, 1  # addresses of these, or 0
+NUMBERS = 2  # of each of them
+LENGTH = 3  # of the row
+ROW_TARGET = 4
+ROW_WORDS = 5
+
 # of the argument block of a packing call (the header's first words are the workers' as everywhere)
 JOBS = 8
 JOB_TABLE = 9
+ROWS = 10
+ROW_TABLE = 11
+HEADER_WORDS = 12
 
 
 def make_packing(dtype: str):
-    """pack(thread, threads, block) runs all its jobs, groups shared between threads."""
+    """pack(thread, threads, block) runs all its jobs, groups shared between threads, and makes its rows, on one."""
     size = vectors(dtype, 1).itemsize
     lanes = vector_unit().lanes(size)
     vector = vectors(dtype, lanes)
@@ -36,6 +50,18 @@ def make_packing(dtype: str):
     vector_bytes = lanes * size
     broadcast = vector.broadcast
     turn = transpose(dtype, lanes)
+
+    @njit(**OPTIONS)
+    def make_row(row):
+        first, second = load_word(row + 8 * FIRST), load_word(row + 8 * SECOND)
+        numbers, length = load_word(row + 8 * NUMBERS), load_word(row + 8 * LENGTH)
+        for k in range(0, length, lanes):
+            total = broadcast(0)
+            if first != 0:
+                total = total + load(first + k * size, numbers - k)
+            if second != 0:
+                total = total + load(second + k * size, numbers - k)
+            store(load_word(row + 8 * ROW_TARGET) + k * size, length - k, total)
 
     def pack(key, arguments):
         thread, threads, args = arguments
@@ -64,5 +90,9 @@ def make_packing(dtype: str):
                         store(
                             place + k * vector_bytes, lanes, load(source + k * source_row + unit * size, units - unit)
                         )
+
+        if thread == 0:
+            for number in range(load_word(args + 8 * ROWS)):
+                make_row(load_word(args + 8 * ROW_TABLE) + number * (8 * ROW_WORDS))
 
     return pack
