@@ -19,7 +19,7 @@ from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
 from .target import vector_unit
 from .tile import tallest, widest
-from .workers import call
+from .workers import call, quotient
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
@@ -167,13 +167,13 @@ def make_added_product(dtype: str):
 
 
 @njit(**INNER)
-def _quotient(number, divisor):
+def _rounded_up(number, divisor):
     """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
     if divisor == 1:
         return number
     if number <= divisor:
         return 1
-    return (number + divisor - 1) // divisor
+    return quotient(number + divisor - 1, divisor)
 
 
 def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
@@ -236,10 +236,10 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     def stage(key, arguments):
         tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
         x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = arguments[7:]
-        tiles = (rows + most_rows - 1) // most_rows
+        tiles = quotient(rows + most_rows - 1, most_rows)
         if tiles == 0:
             return
-        low = rows // tiles
+        low = quotient(rows, tiles)
         taller = rows - low * tiles  # so many tiles have one row more
         most_groups = group_limits[low if taller else low - 1]
         deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
@@ -252,20 +252,21 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
             while done < number_of_groups:
                 groups = most_groups
                 while groups > number_of_groups - done:
-                    groups //= 2
+                    groups >>= 1
                 group = first_group - done - groups if downwards else first_group + done
                 done += groups
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
-                parts = _quotient(groups * deepest, part_bytes)
+                parts = _rounded_up(groups * deepest, part_bytes)
                 sharing = last_of_block - first_of_block
                 at_once = 1
                 if parts > 1 or (x_depth > 0 and depth > 0):
-                    sharing = at_once = _quotient(sharing, _quotient(sharing, tiles_at_once))
+                    sharing = at_once = _rounded_up(sharing, _rounded_up(sharing, tiles_at_once))
                 # meanwhile each tile fetches a piece of what is multiplied next
-                piece = _quotient(_quotient(deepest, parts), ((sharing - 1) >> log_groups) + 1)
-                for first_tile in range(first_of_block, last_of_block, at_once):
+                piece = _rounded_up(_rounded_up(deepest, parts), ((sharing - 1) >> log_groups) + 1)
+                first_tile = first_of_block
+                while first_tile < last_of_block:  # a `range` with a step divides to count its turns
                     last_tile = min(first_tile + at_once, last_of_block)
                     start_row = first_row + first_tile * low + min(first_tile, taller)
                     end_row = first_row + last_tile * low + min(last_tile, taller)
@@ -278,9 +279,10 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                             length, line, stride, block, shift = depth, operand, operand_stride, packed, second
                             other_length, other_block = x_depth, x_packed
                         group_bytes = length * multiplied * vector_bytes
-                        part = max(1, _quotient(length, parts))
-                        pace = min(vector_bytes, _quotient(piece, part))
-                        for k in range(0, length, part):
+                        part = max(1, _rounded_up(length, parts))
+                        pace = min(vector_bytes, _rounded_up(piece, part))
+                        k = 0
+                        while k < length:
                             soon = block + group * group_bytes + (k + part) * multiplied * vector_bytes
                             soon_group_bytes = group_bytes
                             if k + part >= length:
@@ -317,6 +319,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                                 )
                                 row += height
                                 place += height * groups * unit_bytes
+                            k += part
                     conclude(table, start_row, end_row, group, group + groups, units, scratch)
+                    first_tile = last_tile
 
     return stage

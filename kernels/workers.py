@@ -37,6 +37,16 @@ def store_word(typing, address, value):
 
 
 @intrinsic
+def quotient(typing, number, divisor):
+    """number / divisor rounded down, neither of them negative: `//` would ask for signs, with more instructions."""
+
+    def lower(context, builder, sig, args):
+        return builder.udiv(*args)
+
+    return types.int64(types.int64, types.int64), lower
+
+
+@intrinsic
 def _add(typing, address, value):
     def lower(context, builder, sig, args):
         return builder.atomic_rmw("add", pointer(builder, args[0], I64), args[1], "acq_rel")
@@ -155,7 +165,7 @@ def gather(counter, threads):
 @njit(**OPTIONS)
 def share(number, thread, threads):
     """The part [first, last) of `number` things that this thread takes; parts differ by one at most."""
-    each = number // threads
+    each = quotient(number, threads)
     more = number - each * threads
     first = thread * each + min(thread, more)
     return first, first + each + (1 if thread < more else 0)
