@@ -44,11 +44,8 @@ def fastrnn_layer(problem: Problem, **options) -> Any:
     return layer
 
 
-def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
-    """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
-    import fastrnn
-
-    layer = fastrnn_layer(problem, **options)
+def fastrnn_call(layer: Any, problem: Problem, mode: str) -> Callable[[], tuple]:
+    """A pass of such a layer: y, the final state and, in training, the gradients."""
     state, dstate = as_state(problem.state.values()), as_state(problem.dstate.values())
 
     def forward():
@@ -58,6 +55,13 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
         (y, final), backward = layer.vjp(problem.x, state)
         return y, final, backward(problem.dy, dstate)
 
+    return forward if mode == "forward" else training
+
+
+def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
+    """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
+    import fastrnn
+
     def outputs(result):
         y, final, *grads = result
         named = {"y": y} | dict(zip(problem.dstate, _as_tuple(final), strict=True))
@@ -66,7 +70,8 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
             named |= {name: gradient.parameters[name] for name in problem.parameters}
         return named
 
-    return Runner(forward if mode == "forward" else training, outputs, lambda: fastrnn.set_num_threads(threads))
+    call = fastrnn_call(fastrnn_layer(problem, **options), problem, mode)
+    return Runner(call, outputs, lambda: fastrnn.set_num_threads(threads))
 
 
 def _on_host(tensor: Any) -> np.ndarray:

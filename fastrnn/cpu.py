@@ -21,10 +21,12 @@ from .plans import BACKWARD_SHARED, FORWARD_SHARED, KEPT_BY_A_CORE, Arrays, Plan
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
 _ENOUGH_FOR_STEP = 1 << 16
-# threads divide the units of a step if each would have fewer rows than that: so few do not pay for reading all weights
-_FEW_ROWS = 4
-# or no more than so many, where the weights are more than such a part of what a core's cache keeps
-_FEW_ROWS_OF_LARGE = ((1.0, 16), (0.6, 12))
+# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
+# the weights outgrow a core's cache: so few rows do not pay for reading all of them
+_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
+# or, forwards, no more than so many where the weights are more than that part of what the cache keeps; backwards a step
+# reads only R. Measured: LSTM, GRU and RNN, H from 64 to 512, B from 8 to 48, two threads
+_FEW_ROWS_FORWARD, _LARGE_FORWARD = 12, 0.6
 _GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
@@ -260,30 +262,27 @@ class CpuLayer:
         if number == 1:
             return 1, False
         team = number // self.directions
-        if team > 1 and (batch < _FEW_ROWS * team or batch <= self._few_rows_of_large(team, forward) * team):
+        if team > 1 and (
+            batch < _FEW_ROWS * team
+            or (batch <= _FEW_ROWS_OF_LARGE * team and self._large_for(team))
+            or (forward and batch <= _FEW_ROWS_FORWARD * team and self._large_for(team, _LARGE_FORWARD))
+        ):
             if batch * self._products >= _ENOUGH_FOR_STEP:
                 return team * self.directions, True
             team = 1
         return max(1, team * self.directions) if number >= self.directions else 1, False
 
-    def _few_rows_of_large(self, team: int, forward: bool) -> int:
-        """With how many rows each, or fewer, so many threads divide the units; 0 where the weights are not so large.
-
-        A pass backward has only R in its steps, and gains nothing where a core keeps all of it. Measured (LSTM, GRU and
-        RNN, H from 64 to 512, B from 8 to 48, two threads).
-        """
-        if self.hidden_size < _GROUPS_EACH * self.weights.lanes * team:
-            return 0  # too few units for even shares
-        kept = self._products * self.dtype.itemsize / KEPT_BY_A_CORE
-        parts = _FEW_ROWS_OF_LARGE if forward else _FEW_ROWS_OF_LARGE[:1]
-        return next((rows for part, rows in parts if kept > part), 0)
+    def _large_for(self, team: int, part: float = 1.0) -> bool:
+        """Whether the weights outgrow that part of a core's cache, and the units are enough for so many threads."""
+        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
+        return enough and self._products * self.dtype.itemsize > part * KEPT_BY_A_CORE
 
     def share_packed(self, rows: int, batch: int, *, forward: bool) -> tuple[int, bool]:
         """As `share_work`, for sequences of different lengths."""
         workers, by_units = self.share_work(rows, batch, forward=forward)
         team = workers // self.directions
         # as sequences end, few rows are left to each thread; backwards that did not pay
-        return workers, by_units or (forward and team > 1 and self._few_rows_of_large(team, False) > 0)
+        return workers, by_units or (forward and team > 1 and self._large_for(team))
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

@@ -13,7 +13,7 @@ from bench import __main__ as command
 from bench import checked, details, fresh, parity
 from bench.cases import CELLS, MODES, Case, problem
 from bench.competitors import fastrnn_layer
-from bench.sections import Effort, anatomy, growth, memory, precision, sections, startup, stream
+from bench.sections import Effort, anatomy, growth, memory, precision, sections, startup, stream, updates
 from bench.targets import LISTED, Reached
 
 QUICK = Effort(seconds=0.0, quick=True)
@@ -86,6 +86,29 @@ def test_a_stream_is_timed_from_python_and_without():
     assert [(p["cell"], p["H"]) for p in points] == [(cell, 32) for cell in CELLS]
     assert all(p["timings"].keys() == {stream.STEP, stream.WRITTEN, stream.KERNEL} for p in points)
     assert all(timed["median"] > 0 for p in points for timed in p["timings"].values())
+
+
+def test_updates_are_timed_with_and_without_a_change():
+    points = updates.measure(QUICK)
+    assert [(p["cell"], p["mode"]) for p in points] == [(cell, mode) for cell in CELLS for mode in MODES]
+    assert all(p["timings"].keys() == {updates.KEPT, updates.CHANGED} for p in points)
+    assert all(timed["median"] > 0 for p in points for timed in p["timings"].values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_change_is_one_that_the_results_show(cell, mode):
+    call, layer = updates.with_change(Case(cell, mode, 1, 3, 2, 4, 4))
+    first, second, third = (call()[0] for _ in range(3))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, third)
+    assert layer.parameters["bias_hh_l0"][0] != 0
+
+
+def test_the_page_of_updates_has_the_difference():
+    timings = {updates.KEPT: {"median": 5e-6}, updates.CHANGED: {"median": 7.5e-6}}
+    point = {"cell": "gru", "mode": "forward", "size": "T1-B1-I4-H4", "timings": timings}
+    assert rows(updates.report([point]), "GRU", "forward") == ["| GRU | forward | T1-B1-I4-H4 | 5.0 | 7.5 | 2.5 |"]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -270,7 +293,7 @@ def test_the_page_shows_what_was_measured_and_says_what_was_not(faked, tmp_path)
     assert rows(page, "LSTM", "nothing") == ["| LSTM | nothing | 7.00 | 9.00 |"]
     assert len(rows(page, "`import fastrnn` adds at most 0.15 s to `import numba`", "1 of 1")) == 1
     assert "furthest from it: `lstm forward` (7.00)" in page
-    assert page.count("Not measured yet.") == 3
+    assert page.count("Not measured yet.") == len(sections()) - 3
     for module in sections().values():
         assert f"## {module.TITLE}\n" in page
     for fact in ("Imaginary 9000", "commit `0123456789ab` with local changes", "OMP_NUM_THREADS=2", "it took 7 s"):

@@ -16,6 +16,7 @@ import pytest
 from conftest import assert_same_bits, everything, make_layer, outputs, random_problem
 
 import fastrnn
+from fastrnn import cpu
 from fastrnn import threads as fastrnn_threads
 
 # T, B, I, H, D that two threads share: by hidden units, by rows of the batch, by directions
@@ -100,6 +101,25 @@ def started(monkeypatch):
 
     monkeypatch.setattr(fastrnn_threads, "run", spy)
     return numbers
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_forwards_units_are_divided_where_the_weights_nearly_fill_a_cache(kind, threads, monkeypatch):
+    """And not backwards; the results are those of one thread."""
+    H = 4 * 2 * 16  # four groups of the longest vectors for each of two threads
+    layer = make_layer(kind, 40, H)
+    kernels = layer.sequences[0].kernels()
+    weights = kernels._products * layer.dtype.itemsize
+    problem = random_problem(layer, 9, 23)
+    threads(1)
+    expected = everything(layer, problem)
+    threads(2)
+    for cache, forward in ((weights / 0.7, True), (weights / 0.5, False)):
+        monkeypatch.setattr(cpu, "KEPT_BY_A_CORE", cache)
+        shares = [kernels.share_work(9 * B, B, forward=True)[1] for B in (23, 24, 25)]
+        assert shares == [forward, forward, False]
+        assert kernels.share_work(9 * 23, 23, forward=False) == (2, False)
+        assert_same_bits(everything(layer, problem), expected)
 
 
 @pytest.mark.parametrize("sharing", SHARED)

@@ -20,10 +20,11 @@ class Effort:
 
 def sections() -> dict[str, ModuleType]:
     """The modules by the names that the command line and the results files have for them."""
-    from bench.sections import anatomy, growth, memory, precision, startup, stream
+    from bench.sections import anatomy, growth, memory, precision, startup, stream, updates
 
     return {
         "stream": stream,
+        "updates": updates,
         "growth": growth,
         "float64": precision,
         "memory": memory,

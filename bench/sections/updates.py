@@ -1,0 +1,67 @@
+"""Weights that change before every call, as in a loop of training: the layer packs them anew each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from bench import timing
+from bench.cases import CELLS, MODES, Case, problem
+from bench.checked import runner_of
+from bench.competitors import Runner, fastrnn_call, fastrnn_layer
+from bench.report import CELL_TITLES, markdown_table
+from bench.sections import Effort
+from bench.targets import Reached
+
+TITLE = "Weights that change"
+SIZES = ((1, 1, 16, 16), (1, 1, 64, 64), (20, 4, 64, 64), (20, 16, 128, 128))
+KEPT, CHANGED = "as they were", "changed before each call"
+
+
+def measure(effort: Effort) -> list[dict]:
+    return [
+        _point(Case(cell, mode, 1, *size), effort.seconds)
+        for cell in CELLS
+        for mode in MODES
+        for size in (SIZES[:1] if effort.quick else SIZES)
+    ]
+
+
+def _point(case: Case, seconds: float) -> dict:
+    kept = runner_of(case)
+    runners = {KEPT: kept, CHANGED: Runner(with_change(case)[0], dict, kept.set_threads)}
+    timings = {name: asdict(timed) for name, timed in timing.measure(runners, seconds).items()}
+    return {"cell": case.cell, "mode": case.mode, "size": case.size, "timings": timings}
+
+
+def with_change(case: Case) -> tuple[Callable[[], tuple], Any]:
+    """A call that first changes one number of the weights, in place; and the layer."""
+    numbers = problem(case)
+    layer = fastrnn_layer(numbers)
+    bias = layer.parameters["bias_hh_l0"]
+    call = fastrnn_call(layer, numbers, case.mode)
+
+    def changed() -> tuple:
+        bias[0] = -bias[0]
+        return call()
+
+    return changed, layer
+
+
+def targets(points: list[dict]) -> list[Reached]:
+    return []
+
+
+def report(points: list[dict]) -> str:
+    rows = []
+    for p in points:
+        kept, changed = (p["timings"][name]["median"] for name in (KEPT, CHANGED))
+        times = f"{1e6 * kept:.1f}", f"{1e6 * changed:.1f}", f"{1e6 * (changed - kept):.1f}"
+        rows.append((CELL_TITLES[p["cell"]], p["mode"], p["size"], *times))
+    titles = ("cell", "mode", "size", f"{KEPT}, µs", f"{CHANGED}, µs", "more, µs")
+    return (
+        "One thread. A call compares checksums of the weights with those it packed last, and packs them again if they "
+        "differ: forward once, in training for the backward pass too. One number is changed, in place.\n\n"
+        + markdown_table(titles, rows, left=3)
+    )
