@@ -112,19 +112,22 @@ def _of_module(module: torch.nn.RNNBase, mode: str, x, dy: torch.Tensor) -> list
     data = x if isinstance(x, torch.Tensor) else x.data
     if mode == "forward":
         with torch.inference_mode():
-            return _of_frozen(module, x)
+            return [_output(module, x)]
     module.zero_grad()
     data.grad = None
-    y, _ = module(x)
-    y = y if isinstance(y, torch.Tensor) else y.data
+    y = _output(module, x)
     y.backward(dy)
     return [y.detach(), data.grad, *(parameter.grad for parameter in module.parameters())]
 
 
-def _of_frozen(module: torch.nn.RNNBase, x) -> list:
-    """y of a module that nothing is differentiated by."""
+def _output(module: torch.nn.RNNBase, x) -> torch.Tensor:
     y, _ = module(x)
-    return [y if isinstance(y, torch.Tensor) else y.data]
+    return y if isinstance(y, torch.Tensor) else y.data
+
+
+def _of_frozen(module: torch.nn.RNNBase, x) -> list:
+    """y of a module whose weights want no gradients."""
+    return [_output(module, x)]
 
 
 def _of_layer(layer, mode: str, x: np.ndarray, dy: np.ndarray, lengths: np.ndarray | None = None) -> list:

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 
 import numpy as np
@@ -94,6 +94,11 @@ def measure(
         if collecting:
             gc.enable()
     return {name: summarize(samples[name], repetitions[name]) for name in names}
+
+
+def measured(runners: Mapping[str, Runner], seconds: float) -> dict[str, dict]:
+    """What `measure` returns, as a results file has it."""
+    return {name: asdict(timed) for name, timed in measure(runners, seconds).items()}
 
 
 def _warm_up(runner: Runner) -> float:

@@ -216,15 +216,13 @@ class CpuLayer:
 
         The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
         """
-        forward = kind.startswith("forward")
         if rows is None:
             steps, batch = lead
-            number = steps * batch
-            where = steps, number, 0, 0
-            workers, by_units = self.share_work(number, batch, forward=forward)
+            where = steps, steps * batch, 0, 0
+            workers, by_units = self.share_plan(kind, steps * batch, batch, packed=False)
         else:
             batch = rows.batch
-            workers, by_units = self.share_packed(rows.total, batch, forward=forward)
+            workers, by_units = self.share_plan(kind, rows.total, batch, packed=True)
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
         if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
@@ -277,12 +275,13 @@ class CpuLayer:
         enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
         return enough and self._products * self.dtype.itemsize > part * KEPT_BY_A_CORE
 
-    def share_packed(self, rows: int, batch: int, *, forward: bool) -> tuple[int, bool]:
-        """As `share_work`, for sequences of different lengths."""
+    def share_plan(self, kind: str, rows: int, batch: int, *, packed: bool) -> tuple[int, bool]:
+        """`share_work` for a plan of that kind; `packed`: of sequences of different lengths."""
+        forward = kind.startswith("forward")
         workers, by_units = self.share_work(rows, batch, forward=forward)
         team = workers // self.directions
         # as sequences end, few rows are left to each thread; backwards that did not pay
-        return workers, by_units or (forward and team > 1 and self._large_for(team))
+        return workers, by_units or (packed and forward and team > 1 and self._large_for(team))
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

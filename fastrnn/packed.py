@@ -13,8 +13,9 @@ from . import threads
 from .kernels import checksum
 from .kernels.cells import Cell
 from .memory import CACHE_LINE, address, empty, up
-from .packing import Job, PackingBlock, Row, Source
+from .packing import PackingBlock, of_packed, of_parameter
 from .parameters import Directions, LayerParameters
+from .templates import Word
 
 # packing fewer numbers is faster done alone
 _ENOUGH_TO_SHARE = 1 << 17
@@ -39,15 +40,16 @@ class _Matrix:
     def sums(self) -> int:
         return len(self.gates) if self.turned else 1
 
-    def jobs(self, direction: int, row: int, start: int) -> list[Job]:
+    def jobs(self, direction: int, row: int, start: int) -> list[tuple[Word, ...]]:
         """What packs it. `row`: bytes from row to row of the weight; `start`: where the direction's matrix begins."""
-        jobs = []
+        jobs: list[tuple[Word, ...]] = []
         for n, gate in enumerate(self.gates):
             if self.turned:
                 filled = (1, self.units, self.depth, 0, self.depth, self.sums, n)
             else:
                 filled = (0, self.units, self.height, n * self.height, self.depth, 1, 0)
-            jobs.append(Job(Source(direction, self.weight, gate * self.height * row), (row, *filled), start))
+            source = of_parameter(self.weight, direction, gate * self.height * row)
+            jobs.append((source, row, *filled, of_packed(start)))
         return jobs
 
 
@@ -95,8 +97,8 @@ class PackedWeights:
         self._matrices: list[_Matrix] = []
         offset = 0
         for weight, gates in wanted:
-            rows, columns = shapes[weight]
-            height = rows if weight == "weight_hr" else rows // cell.gates
+            width, columns = shapes[weight]
+            height = width if weight == "weight_hr" else width // cell.gates
             units, depth = (columns, len(gates) * height) if backward else (height, columns)
             matrix = _Matrix(weight, gates, not backward, height, units, depth, offset)
             self._matrices.append(matrix)
@@ -119,13 +121,16 @@ class PackedWeights:
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
             for job in matrix.jobs(d, shapes[matrix.weight][1] * size, start)
         ]
-        made = [Row([], 0, longest, self.zeros)]
+        rows: list[tuple[Word, ...]] = [(0, 0, 0, longest, of_packed(self.zeros))]
         for d in directions:
             for n, bias in enumerate(biases):
-                sources = [Source(d, name, bias.gate * hidden * size) for name in bias.parameters if name in shapes]
-                made.append(Row(sources, hidden, self.padded, self.biases[d] + n * self.padded * size))
+                start = bias.gate * hidden * size
+                sources: list[Word] = [of_parameter(name, d, start) for name in bias.parameters if name in shapes]
+                first, second = [*sources, 0, 0][:2]
+                target = of_packed(self.biases[d] + n * self.padded * size)
+                rows.append((first, second, hidden, self.padded, target))
         self._kernel = f"packing {dtype.name}"
-        self._block = PackingBlock(jobs, made)
+        self._block = PackingBlock(jobs, rows)
 
     def pack(self, directions: Directions) -> Matrices:
         """Pack these parameters as they are now into a new buffer."""

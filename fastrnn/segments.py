@@ -140,11 +140,8 @@ class SegmentedLayer:
     def _run(self, kind: str, segments: Segments, each: list[_Values]) -> None:
         """`each`: what the plan takes, numbers from the weights on."""
         layer = self._layer
-        most, forward = max(s.number for s in segments), kind.startswith("forward")
-        if segments[0].rows is None:
-            workers, by_units = layer.share_work(most, self._batch, forward=forward)
-        else:
-            workers, by_units = layer.share_packed(most, self._batch, forward=forward)
+        most = max(s.number for s in segments)
+        workers, by_units = layer.share_plan(kind, most, self._batch, packed=segments[0].rows is not None)
         numbers: list[int] = []
         arrays: plans.Arrays = ()
         for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):

@@ -31,6 +31,12 @@ class At(NamedTuple):
 Word = int | At
 
 
+def relocations(words: Sequence[Word]) -> tuple[list[int], list[tuple[int, str]]]:
+    """The words with offsets in the place of addresses; and which of them are in which buffer."""
+    offsets = [word.offset if isinstance(word, At) else word for word in words]
+    return offsets, [(i, word.buffer) for i, word in enumerate(words) if isinstance(word, At)]
+
+
 @dataclass(frozen=True)
 class Plane:
     """Where a slab of numbers lies at each step of the loop (see `kernels/block.py`); rows in bytes."""
@@ -94,8 +100,7 @@ class Template:
             flat += block + [0] * (-len(block) % (CACHE_LINE // _WORD))
         self.block_bytes = _WORD * (len(flat) // len(descriptions))
         self.number = len(descriptions)
-        self._words = [word.offset if isinstance(word, At) else word for word in flat]
-        places = [(i, word.buffer) for i, word in enumerate(flat) if isinstance(word, At)]
+        self._words, places = relocations(flat)
         self._own = np.array([i for i, buffer in places if buffer == "block"])
         self.numbers, self._arrays = len(numbers), len(arrays)
         words = {"work": r.WORK} | {name: r.VALUES + n for n, name in enumerate((*numbers, *arrays))}

@@ -93,16 +93,21 @@ def runs_alone(threads: int, teams: int) -> bool:
     return threads == 1 or threads < teams
 
 
+def _compiled() -> ModuleType:
+    """`kernels.compiled`, imported at the first call, for Numba comes with it."""
+    if _pool.compiled is None:
+        from .kernels import compiled
+
+        _pool.compiled = compiled
+    return _pool.compiled
+
+
 def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int = 1) -> None:
     """Run a kernel on `teams` argument blocks, `block_bytes` apart, and return when all are done.
 
     The threads are divided between the blocks; with fewer threads than blocks, one thread does one after the other.
     """
-    if _pool.compiled is None:
-        from .kernels import compiled
-
-        _pool.compiled = compiled
-    compiled = _pool.compiled
+    compiled = _compiled()
     if runs_alone(threads, teams):
         compiled.run_alone(kernel, block, block_bytes, teams)
         return
@@ -126,9 +131,7 @@ def run_words(kernel: str, words: Sequence[int], threads: int) -> None:
 
 def run_block(kernel: str, block: np.ndarray, threads: int) -> None:
     """Run the kernel of that name on one argument block."""
-    from .kernels import compiled
-
-    run(compiled.kernel(kernel), address(block), threads)
+    run(_compiled().kernel(kernel), address(block), threads)
 
 
 def _pool_guard() -> AbstractContextManager[object]:

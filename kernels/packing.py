@@ -27,7 +27,8 @@ TARGET = 9  # address of the packed matrix
 JOB_WORDS = 10
 
 # --- a row: the sum of up to two others, and zeros behind it ------------------------------------------------------
-ROW_SOURCES = FIRST, SECOND = 0, 1  # addresses of these, or 0
+FIRST = 0  # address of one, or 0
+SECOND = 1
 NUMBERS = 2  # of each of them
 LENGTH = 3  # of the row
 ROW_TARGET = 4

@@ -19,7 +19,7 @@ from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
 from .target import vector_unit
 from .tile import tallest, widest
-from .workers import call, quotient
+from .workers import call, quotient, rounded_up
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
@@ -166,16 +166,6 @@ def make_added_product(dtype: str):
     return _make(dtype, (0,), same, (1,), plus_direct, (2,), multiplied=1)
 
 
-@njit(**INNER)
-def _rounded_up(number, divisor):
-    """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
-    if divisor == 1:
-        return number
-    if number <= divisor:
-        return 1
-    return quotient(number + divisor - 1, divisor)
-
-
 def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     """A stage that reads and writes these plane numbers of the work table, and has a sum for each of `begins`.
 
@@ -258,13 +248,13 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
-                parts = _rounded_up(groups * deepest, part_bytes)
+                parts = rounded_up(groups * deepest, part_bytes)
                 sharing = last_of_block - first_of_block
                 at_once = 1
                 if parts > 1 or (x_depth > 0 and depth > 0):
-                    sharing = at_once = _rounded_up(sharing, _rounded_up(sharing, tiles_at_once))
+                    sharing = at_once = rounded_up(sharing, rounded_up(sharing, tiles_at_once))
                 # meanwhile each tile fetches a piece of what is multiplied next
-                piece = _rounded_up(_rounded_up(deepest, parts), ((sharing - 1) >> log_groups) + 1)
+                piece = rounded_up(rounded_up(deepest, parts), ((sharing - 1) >> log_groups) + 1)
                 first_tile = first_of_block
                 while first_tile < last_of_block:  # a `range` with a step divides to count its turns
                     last_tile = min(first_tile + at_once, last_of_block)
@@ -279,8 +269,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                             length, line, stride, block, shift = depth, operand, operand_stride, packed, second
                             other_length, other_block = x_depth, x_packed
                         group_bytes = length * multiplied * vector_bytes
-                        part = max(1, _rounded_up(length, parts))
-                        pace = min(vector_bytes, _rounded_up(piece, part))
+                        part = max(1, rounded_up(length, parts))
+                        pace = min(vector_bytes, rounded_up(piece, part))
                         k = 0
                         while k < length:
                             soon = block + group * group_bytes + (k + part) * multiplied * vector_bytes

@@ -15,7 +15,7 @@ from numba import njit
 from . import block as b
 from . import weight_gradient
 from .options import INNER, OPTIONS
-from .workers import call, load_word, meet, quotient, share, store_word
+from .workers import call, load_word, meet, rounded_up, share, store_word
 
 _TABLE_ROW = 8 * b.WORK_WORDS
 _GRADIENT_BYTES = 8 * weight_gradient.JOB_WORDS
@@ -101,8 +101,7 @@ def _end_of_run(row, last, begin, end):
 
 @njit(**INNER)
 def _groups(block, units):
-    lanes = load_word(block + 8 * b.LANES)
-    return quotient(units + lanes - 1, lanes)
+    return rounded_up(units, load_word(block + 8 * b.LANES))
 
 
 @njit(**INNER)

@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .options import OPTIONS
+from .options import INNER, OPTIONS
 from .simd import I64, declare, pointer
 
 
@@ -44,6 +44,16 @@ def quotient(typing, number, divisor):
         return builder.udiv(*args)
 
     return types.int64(types.int64, types.int64), lower
+
+
+@njit(**INNER)
+def rounded_up(number, divisor):
+    """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
+    if divisor == 1:
+        return number
+    if number <= divisor:
+        return 1
+    return quotient(number + divisor - 1, divisor)
 
 
 @intrinsic

@@ -7,7 +7,6 @@ which leaves the formula and what goes in and out of it. The rest is the product
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -82,7 +81,7 @@ def _point(cell: str, B: int, H: int, seconds: float) -> dict:
         STEP: Runner(lambda: loop(TURNS, *step(True)), dict),
         FORMULA: Runner(lambda: loop(TURNS, *step(False)), dict),
     }
-    timings = {name: asdict(timed) for name, timed in timing.measure(runners, seconds).items()}
+    timings = timing.measured(runners, seconds)
     for timed in timings.values():
         for statistic in ("median", "p10", "p90"):
             timed[statistic] /= TURNS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from bench import timing
 from bench.cases import CELLS, DTYPES, MODES, Case
@@ -24,9 +24,8 @@ def measure(effort: Effort) -> list[dict]:
             for size in QUICK_SIZES if effort.quick else SIZES:
                 case = Case(cell, mode, 1, *size)
                 runners = {dtype: runner_of(replace(case, dtype=dtype)) for dtype in DTYPES}
-                timings = timing.measure(runners, effort.seconds)
-                named = {dtype: asdict(timed) for dtype, timed in timings.items()}
-                points.append({"cell": cell, "mode": mode, "size": case.size, "timings": named})
+                timings = timing.measured(runners, effort.seconds)
+                points.append({"cell": cell, "mode": mode, "size": case.size, "timings": timings})
     return points
 
 

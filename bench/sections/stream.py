@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 from fastrnn.kernels import compiled
@@ -41,7 +40,7 @@ def _point(cell: str, H: int, seconds: float) -> dict:
         WRITTEN: Runner(lambda: stream.step(frame, out=out), dict),
         KERNEL: Runner(kernel_loop(layer, frame)[0], dict),
     }
-    timings = {name: asdict(timed) for name, timed in timing.measure(runners, seconds).items()}
+    timings = timing.measured(runners, seconds)
     for statistic in ("median", "p10", "p90"):
         timings[KERNEL][statistic] /= FRAMES
     return {"cell": cell, "H": H, "timings": timings}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from bench import timing
@@ -31,7 +30,7 @@ def measure(effort: Effort) -> list[dict]:
 def _point(case: Case, seconds: float) -> dict:
     kept = runner_of(case)
     runners = {KEPT: kept, CHANGED: Runner(with_change(case)[0], dict, kept.set_threads)}
-    timings = {name: asdict(timed) for name, timed in timing.measure(runners, seconds).items()}
+    timings = timing.measured(runners, seconds)
     return {"cell": case.cell, "mode": case.mode, "size": case.size, "timings": timings}
 
 
