@@ -12,6 +12,7 @@ import numpy as np
 from . import threads
 from .kernels import checksum
 from .kernels.cells import Cell
+from .kernels.tile import abreast
 from .memory import CACHE_LINE, address, empty, up
 from .packing import PackingBlock, of_packed, of_parameter
 from .parameters import Directions, LayerParameters
@@ -40,14 +41,18 @@ class _Matrix:
     def sums(self) -> int:
         return len(self.gates) if self.turned else 1
 
+    @property
+    def abreast(self) -> int:
+        return abreast(self.sums)
+
     def jobs(self, direction: int, row: int, start: int) -> list[tuple[Word, ...]]:
         """What packs it. `row`: bytes from row to row of the weight; `start`: where the direction's matrix begins."""
         jobs: list[tuple[Word, ...]] = []
         for n, gate in enumerate(self.gates):
             if self.turned:
-                filled = (1, self.units, self.depth, 0, self.depth, self.sums, n)
+                filled = (1, self.units, self.depth, 0, self.depth, self.sums, self.abreast, n)
             else:
-                filled = (0, self.units, self.height, n * self.height, self.depth, 1, 0)
+                filled = (0, self.units, self.height, n * self.height, self.depth, 1, 1, 0)
             source = of_parameter(self.weight, direction, gate * self.height * row)
             jobs.append((source, row, *filled, of_packed(start)))
         return jobs
@@ -78,7 +83,7 @@ class PackedWeights:
     """The matrices of one pass, forward or backward, of all directions, in one buffer.
 
     offsets[d][n]   where matrix n of direction d begins, in bytes: W, then those of the stages
-    depths[n], sums[n]   of its units
+    depths[n], abreast[n]   of its units; how many of their sums a tile takes
     biases[d]       where the planes of biases begin (forward), `padded` numbers apart
     zeros           where a row of zeros begins, as long as any operand
     """
@@ -110,7 +115,7 @@ class PackedWeights:
         directions = range(len(parameters.directions))
         self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
         self.depths = [m.depth for m in self._matrices]
-        self.sums = [m.sums for m in self._matrices]
+        self.abreast = [m.abreast for m in self._matrices]
         self.biases = [d * direction_bytes + offset for d in directions]
         self.zeros = len(directions) * direction_bytes
         longest = max(max(shape) for shape in shapes.values())

@@ -169,7 +169,7 @@ class Planner:
                 planes[plane] = Plane(sums + n * packed.padded * size, sums_row)
             header: dict[int, Word] = self._header(d, d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
                 b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
-                b.X_TILE: compiled.kernel(f"tile {G} {name}"),
+                b.X_TILE: compiled.kernel(f"tile {packed.abreast[0]} {name}"),
                 b.X_GATES: G,
                 b.X_UNITS: H,
                 b.X_MATRIX: At(f"weights {d}", packed.offsets[d][0]),
@@ -231,7 +231,7 @@ class Planner:
             header: dict[int, Word] = self._header(d, d == 0, batch, by_units, scratch, scratch_bytes) | {
                 b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
                 b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
-                b.DX_TILE: compiled.kernel(f"tile 1 {name}"),
+                b.DX_TILE: compiled.kernel(f"tile {packed.abreast[0]} {name}"),
                 b.DX_UNITS: self.input_size,
                 b.DX_OPERAND: At(f"gates {d}", towards_x * H * size),
                 b.DX_OPERAND_ROW: S * H * size,
@@ -290,7 +290,7 @@ class Planner:
             kernel = f"stage {direction} {self.cell.name} {number} {self._dtype.name}"
             words |= {
                 start + b.STAGE_KERNEL: compiled.kernel(kernel),
-                start + b.STAGE_TILE: compiled.kernel(f"tile {packed.sums[number + 1]} {self._dtype.name}"),
+                start + b.STAGE_TILE: compiled.kernel(f"tile {packed.abreast[number + 1]} {self._dtype.name}"),
                 start + b.STAGE_UNITS: self.output_size if stage.units == "output" else self.hidden_size,
                 start + b.STAGE_OPERAND: planes.index(stage.operand[0]),
                 start + b.STAGE_MATRIX: At(f"weights {d}", packed.offsets[d][number + 1]),

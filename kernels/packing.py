@@ -1,8 +1,8 @@
 """Weights as the register tile reads them.
 
-A packed matrix has a block for every group of `lanes` units; within it, for each k, the vectors of the units' sums:
-(groups, depth, sums, lanes), zeros for units that are not there. Beside the matrices there are rows, of biases and of
-zeros.
+A packed matrix has a block for every group of `lanes` units; within it one for the sums that a tile takes abreast, all
+or a part of them; and within it, for each k, the vectors of the units' sums: (groups, sums / abreast, depth, abreast,
+lanes), zeros for units that are not there. Beside the matrices there are rows, of biases and of zeros.
 """
 
 from numba import njit
@@ -11,7 +11,7 @@ from .options import OPTIONS
 from .simd import vectors
 from .target import vector_unit
 from .tile import transpose
-from .workers import load_word, share
+from .workers import load_word, quotient, share
 
 # --- a job: one matrix, or a part of its depth; words of int64 ---------------------------------------------------
 SOURCE = 0  # address of the weights' first row used
@@ -22,9 +22,10 @@ DEPTH = 4  # how many k this job fills
 DEPTH_FROM = 5  # starting here
 DEPTH_ALL = 6  # of so many
 SUMS = 7  # of a unit
-SUM = 8  # which of them this job is for
-TARGET = 9  # address of the packed matrix
-JOB_WORDS = 10
+ABREAST = 8  # so many of them side by side
+SUM = 9  # which of them this job is for
+TARGET = 10  # address of the packed matrix
+JOB_WORDS = 11
 
 # --- a row: the sum of up to two others, and zeros behind it ------------------------------------------------------
 FIRST = 0  # address of one, or 0
@@ -72,9 +73,11 @@ def make_packing(dtype: str):
             source_row = load_word(job + 8 * SOURCE_ROW)
             units = load_word(job + 8 * UNITS)
             depth = load_word(job + 8 * DEPTH)
-            sums = load_word(job + 8 * SUMS)
-            group_bytes = load_word(job + 8 * DEPTH_ALL) * sums * vector_bytes
-            start = load_word(job + 8 * DEPTH_FROM) * sums + load_word(job + 8 * SUM)
+            abreast = load_word(job + 8 * ABREAST)
+            depth_all = load_word(job + 8 * DEPTH_ALL)
+            group_bytes = depth_all * load_word(job + 8 * SUMS) * vector_bytes
+            block = quotient(load_word(job + 8 * SUM), abreast)
+            start = (block * (depth_all - 1) + load_word(job + 8 * DEPTH_FROM)) * abreast + load_word(job + 8 * SUM)
             target = load_word(job + 8 * TARGET) + start * vector_bytes
             first, last = share((units + lanes - 1) // lanes, thread, threads)
             for group in range(first, last):
@@ -82,7 +85,7 @@ def make_packing(dtype: str):
                 place = target + group * group_bytes
                 if load_word(job + 8 * TURNED):
                     rows = source + unit * source_row
-                    line = sums * vector_bytes
+                    line = abreast * vector_bytes
                     for k in range(0, depth, lanes):
                         columns = min(lanes, depth - k)
                         turn(rows + k * size, source_row, units - unit, columns, place + k * line, line, broadcast(0))

@@ -148,12 +148,12 @@ def pointer(builder, address, pointee):
     return builder.inttoptr(address, pointee.as_pointer())
 
 
-def prefetch(builder, address):
-    """Ask for the cache line at an address to be brought into the second-level cache."""
+def prefetch(builder, address, level=2):
+    """Ask for the cache line at an address to be brought into the cache of that level, 1 or 2."""
     place = pointer(builder, address, I8)
     function = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [place.type, I32, I32, I32])
-    read, second_level, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
-    builder.call(function, [place, read, second_level, data])
+    read, locality, data = ir.Constant(I32, 0), ir.Constant(I32, 4 - level), ir.Constant(I32, 1)
+    builder.call(function, [place, read, locality, data])
 
 
 def _mask(builder, count, lanes):

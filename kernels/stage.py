@@ -18,12 +18,13 @@ from .options import INNER
 from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
 from .target import vector_unit
-from .tile import tallest, widest
+from .tile import abreast, tallest, widest
 from .workers import call, quotient, rounded_up
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
 TILES_AT_ONCE = 8
+_CACHE_LINE = 64
 _TILES_OF_BLOCK = 2 * TILES_AT_ONCE
 # accumulators of that many tiles, at most 32 vectors of 64 bytes each
 SCRATCH_BYTES = TILES_AT_ONCE * 32 * 64
@@ -173,21 +174,28 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
           x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch)
     works on the given rows and groups of units. There are two products, each for `multiplied` of the sums: x times its
     matrix is added to the first of them, then the operand times its to the last.
-        tile: address of the tile for units of `multiplied` sums
+        tile: address of the tile for units of `abreast(multiplied)` sums
         table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
         first_group, last_group: groups from the first up to before the last; or, if the first is larger, downwards from
             before the first to the last
         x, operand: addresses of row 0 of what is multiplied, (rows, depth); depth 0 leaves a product out
-        x_packed, packed: addresses of packed matrices, (groups, depth, multiplied, lanes); zeros for missing units
+        x_packed, packed: addresses of packed matrices (see `packing.py`), of `multiplied` sums
         scratch: address of room for SCRATCH_BYTES of accumulators
     """
     size = vectors(dtype, 1).itemsize
     lanes = vector_unit().lanes(size)
     sums = len(begins)
-    group_limits = tuple(widest(multiplied, rows) for rows in range(1, tallest(multiplied) + 1))
-    most_rows = tallest(multiplied)
+    # where a tile does not take all sums of a unit, it takes each part of them for a group of its own
+    each = abreast(multiplied)
+    parts_of_unit = multiplied // each
+    most_rows = tallest(each)
+    tile_limits = tuple(widest(each, rows) for rows in range(1, most_rows + 1))
     vector_bytes = lanes * size
     unit_bytes = sums * vector_bytes
+    part_of_unit_bytes = unit_bytes // parts_of_unit
+    line_bytes = each * vector_bytes  # of a packed block, for each k
+    if parts_of_unit > 1 and sums != multiplied:
+        raise ValueError(f"multiplied: tiles that take {each} of {multiplied} sums need all {sums} of them in a row")
     second = (sums - multiplied) * vector_bytes
     read_begins = plane_reader(dtype, lanes, begins)
     read = plane_reader(dtype, lanes, reads)
@@ -198,7 +206,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     finish = njit(**INNER)(finish)
     # no Python integers: Numba would compile what is called with them once for each
     part_bytes, tiles_at_once = np.int64(_PART_BYTES), np.int64(TILES_AT_ONCE)
-    most_places = max(rows * widest(multiplied, rows) for rows in range(1, most_rows + 1))
+    most_places = max(rows * max(1, tile_limits[rows - 1] // parts_of_unit) for rows in range(1, most_rows + 1))
     if TILES_AT_ONCE * most_places * unit_bytes > SCRATCH_BYTES:
         raise ValueError(f"multiplied: tiles of {multiplied} of {sums} sums need more than {SCRATCH_BYTES} bytes")
 
@@ -223,6 +231,25 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                 write(table, row, unit * size, count, finish(*values))
                 place += unit_bytes
 
+    @njit(**INNER)
+    def run_tiles(
+        tile, first, last, low, taller, line, stride, depth, packed, packed_step, packed_groups, place, step, groups,
+        soon, soon_step, piece, pace, turn,
+    ):  # fmt: skip
+        """Tiles number `first` up to before `last`, of `low` rows or, the first `taller` of all, one more.
+
+        line .. step: as a tile takes them; `place` is in the scratch memory, where each row has `groups` units
+        soon, soon_step, piece, pace: each tile fetches a piece of the `groups` blocks there; the first the `turn`th
+        """
+        log_groups = (groups > 1) + (groups > 2) + (groups > 4)
+        for number in range(first, last):
+            rows = low + 1 if number < taller else low
+            fetched = soon + (turn & (groups - 1)) * soon_step + (turn >> log_groups) * piece
+            call(tile, (rows, packed_groups, place, step, line, stride, packed, packed_step, depth, fetched, pace))
+            line += rows * stride
+            place += rows * groups * unit_bytes
+            turn += 1
+
     def stage(key, arguments):
         tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
         x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = arguments[7:]
@@ -231,7 +258,8 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
             return
         low = quotient(rows, tiles)
         taller = rows - low * tiles  # so many tiles have one row more
-        most_groups = group_limits[low if taller else low - 1]
+        widest_tile = tile_limits[low if taller else low - 1]
+        most_groups = max(widest_tile // parts_of_unit, 1)
         deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
         downwards = first_group > last_group
         number_of_groups = first_group - last_group if downwards else last_group - first_group
@@ -246,18 +274,22 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                 group = first_group - done - groups if downwards else first_group + done
                 done += groups
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
+                tile_groups = min(groups * parts_of_unit, widest_tile)
+                rounds = 1 if tile_groups > 1 else parts_of_unit  # as many as the groups need of such tiles
+                step_bytes = unit_bytes if rounds > 1 else part_of_unit_bytes
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
-                parts = rounded_up(groups * deepest, part_bytes)
+                parts = rounded_up(groups * deepest, part_bytes * rounds)
                 sharing = last_of_block - first_of_block
                 at_once = 1
                 if parts > 1 or (x_depth > 0 and depth > 0):
                     sharing = at_once = rounded_up(sharing, rounded_up(sharing, tiles_at_once))
                 # meanwhile each tile fetches a piece of what is multiplied next
-                piece = rounded_up(rounded_up(deepest, parts), ((sharing - 1) >> log_groups) + 1)
+                piece = rounded_up(rounded_up(deepest, parts * rounds), ((sharing - 1) >> log_groups) + 1)
                 first_tile = first_of_block
                 while first_tile < last_of_block:  # a `range` with a step divides to count its turns
                     last_tile = min(first_tile + at_once, last_of_block)
+                    turn = first_tile - first_of_block if at_once == 1 else 0
                     start_row = first_row + first_tile * low + min(first_tile, taller)
                     end_row = first_row + last_tile * low + min(last_tile, taller)
                     begin(table, start_row, end_row, group, group + groups, units, scratch)
@@ -268,48 +300,33 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                         else:
                             length, line, stride, block, shift = depth, operand, operand_stride, packed, second
                             other_length, other_block = x_depth, x_packed
-                        group_bytes = length * multiplied * vector_bytes
+                        tile_group_bytes = length * line_bytes
+                        group_bytes = parts_of_unit * tile_group_bytes
                         part = max(1, rounded_up(length, parts))
-                        pace = min(vector_bytes, rounded_up(piece, part))
-                        k = 0
-                        while k < length:
-                            soon = block + group * group_bytes + (k + part) * multiplied * vector_bytes
-                            soon_group_bytes = group_bytes
-                            if k + part >= length:
-                                following = group
-                                if (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block):
+                        pace = min(_CACHE_LINE, rounded_up(piece, part))
+                        for turn_of_unit in range(rounds):
+                            k = 0
+                            while k < length:
+                                here = block + group * group_bytes + turn_of_unit * tile_group_bytes + k * line_bytes
+                                soon, soon_group_bytes = here + min(part, length - k) * line_bytes, group_bytes
+                                if k + part >= length and turn_of_unit == rounds - 1:
                                     following = group
-                                    if done < number_of_groups:
+                                    last = (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block)
+                                    if last and done < number_of_groups:
                                         following += -min(groups, number_of_groups - done) if downwards else groups
-                                if other_length > 0:
-                                    soon, soon_group_bytes = other_block, other_length * multiplied * vector_bytes
-                                else:
-                                    soon = block
-                                soon += following * soon_group_bytes
-                            row = start_row
-                            place = scratch + shift
-                            for number in range(first_tile, last_tile):
-                                height = low + 1 if number < taller else low
-                                turn = number - first_of_block if at_once == 1 else number - first_tile
-                                call(
-                                    tile,
-                                    (
-                                        height,
-                                        groups,
-                                        place,
-                                        unit_bytes,
-                                        line + row * stride + k * size,
-                                        stride,
-                                        block + group * group_bytes + k * multiplied * vector_bytes,
-                                        group_bytes,
-                                        min(part, length - k),
-                                        soon + (turn & (groups - 1)) * soon_group_bytes + (turn >> log_groups) * piece,
-                                        pace,
-                                    ),
-                                )
-                                row += height
-                                place += height * groups * unit_bytes
-                            k += part
+                                    if other_length > 0:
+                                        soon, soon_group_bytes = other_block, other_length * multiplied * vector_bytes
+                                    else:
+                                        soon = block
+                                    soon += following * soon_group_bytes
+                                run_tiles(
+                                    tile, first_tile, last_tile, low, taller,
+                                    line + start_row * stride + k * size, stride, min(part, length - k),
+                                    here, tile_group_bytes, tile_groups,
+                                    scratch + shift + turn_of_unit * part_of_unit_bytes, step_bytes, groups,
+                                    soon, soon_group_bytes, piece, pace, turn,
+                                )  # fmt: skip
+                                k += part
                     conclude(table, start_row, end_row, group, group + groups, units, scratch)
                     first_tile = last_tile
 

@@ -22,11 +22,25 @@ from .simd import I32, I64, Vector, call_fma, load_counted, pointer, prefetch, s
 from .target import vector_unit
 
 # the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
-# accumulators, registers hold a row of packed vectors and a broadcast element: with 16 registers and 4 sums, a third
-# row would spill, and was measured at half the speed.
-_TALLEST = {32: {1: (6, 4), 2: (6, 2), 3: (8, 1), 4: (6, 1)}, 16: {1: (6, 2), 2: (6, 1), 3: (4, 1), 4: (2, 1)}}
+# accumulators, registers hold a row of packed vectors and a broadcast element.
+_TALLEST = {32: {1: (6, 4), 2: (6, 2), 3: (8, 1), 4: (6, 1)}, 16: {1: (6, 2), 2: (6, 1), 3: (4, 1)}}
+# Tiles of so few rows are done with what is packed faster than it comes from the second-level cache; with 16 registers
+# each brings it into the first level, so many bytes ahead. (Zen 3: a row of an LSTM 1.05 to 1.25 times as fast. Not for
+# single sums, whose blocks pass by in too small pieces; with 32 registers not measured.)
+_ROWS_AHEAD = {32: 0, 16: 2}
+_BYTES_AHEAD = 512
+_CACHE_LINE = 64
 # at most so many vectors abreast in the low tiles: enough independent chains to hide the multiply-add's latency
 _VECTORS_ABREAST = 8
+
+
+def abreast(sums: int) -> int:
+    """How many of a unit's sums one tile takes; they are divided where too few rows would fit beside all of them.
+
+    With 16 registers and 4 sums these would be 2 rows: what is packed was then read from the second-level cache faster
+    than that can give it, and the product ran at 0.65 of the speed of 2 sums and 6 rows.
+    """
+    return sums if sums in _TALLEST[vector_unit().registers] else sums // 2
 
 
 def tallest(sums: int) -> int:
@@ -41,8 +55,10 @@ def widest(sums: int, rows: int) -> int:
     accumulators = most_rows * most_groups * sums
     groups = 1
     while True:
-        abreast = 2 * groups * sums
-        if abreast > _VECTORS_ABREAST or rows * abreast > accumulators or (rows + 1) * abreast + 1 > registers:
+        vectors_abreast = 2 * groups * sums
+        held = vectors_abreast if rows > 1 else 1  # what meets one row only is multiplied from memory
+        needed = rows * vectors_abreast + held + 1
+        if vectors_abreast > _VECTORS_ABREAST or rows * vectors_abreast > accumulators or needed > registers:
             return groups
         groups *= 2
 
@@ -96,10 +112,16 @@ def _define_tile(module, name, vector, rows, groups, sums):
         phi = builder.phi(vector.llvm)
         phi.add_incoming(value, entry)
         sums_before.append(phi)
-    prefetch(builder, builder.add(soon, builder.mul(k, pace)))
     weights = []
     first_vector = builder.mul(k, ir.Constant(I64, sums))
+    streams = sums > 1 and rows <= _ROWS_AHEAD[vector_unit().registers]
+    if not streams:
+        prefetch(builder, builder.add(soon, builder.mul(k, pace)))
     for group in range(groups):
+        if streams:
+            here = builder.ptrtoint(builder.gep(group_pointers[group], [first_vector], source_etype=vector.llvm), I64)
+            for offset in range(0, sums * vector_bytes, _CACHE_LINE):
+                prefetch(builder, builder.add(here, ir.Constant(I64, _BYTES_AHEAD + offset)), level=1)
         for index in range(sums):
             place = builder.gep(
                 group_pointers[group],

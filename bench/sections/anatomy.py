@@ -108,7 +108,7 @@ class Step:
         self._within = B > 1
         self.multiply_adds = B * H * H * len(stage.gates) * (2 if self._within else 1)
         kernel = compiled.kernel(f"stage forward {self.cell.name} 0 float32")
-        tile = compiled.kernel(f"tile {len(stage.gates)} float32")
+        tile = compiled.kernel(f"tile {weights.forward.abreast[1]} float32")
         lanes = vector_unit().lanes(4)
         x, h = map(address, self.operands)
         of_x, of_h = (self._packed.address + offset for offset in weights.forward.offsets[0][:2])
