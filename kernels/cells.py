@@ -5,7 +5,7 @@ threads. A cell is a few *stages* a step. A stage multiplies one operand by one 
 its sums together with whatever else the formula reads at that unit:
 
     sums = start(*begin values) + operand @ matrix
-    outputs = finish(*sums, *values read)
+    outputs = finish(*activate(*sums), *values read)
 
 Everything read or written is a *plane*, a (B, units) slab for each step, named in the table at the end. `h_prev` and
 `c_prev` are the states before the step; in the backward pass time runs the other way, `dh_next` and `dc_next` are the
@@ -25,7 +25,7 @@ Sources: LSTM: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .functions import relu, relu_gradient, sigmoid, tanh
@@ -33,11 +33,11 @@ from .functions import relu, relu_gradient, sigmoid, tanh
 # --- LSTM ------------------------------------------------------------------------------------------------------
 
 
+def lstm_gates(i, f, g, o):
+    return sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+
+
 def lstm(i, f, g, o, c_prev):
-    i = sigmoid(i)
-    f = sigmoid(f)
-    g = tanh(g)
-    o = sigmoid(o)
     c = f * c_prev + i * g
     h = o * tanh(c)
     return h, c, i, f, g, o
@@ -65,9 +65,11 @@ def lstm_backward(back, dy, dh_next, i, f, g, o, c, c_prev, dc_next):
 # --- GRU, reset after the product (PyTorch, cuDNN) ---------------------------------------------------------------
 
 
+def gru_gates(xn, r, z, hn):
+    return xn, sigmoid(r), sigmoid(z), hn
+
+
 def gru(xn, r, z, hn, h_prev):
-    r = sigmoid(r)
-    z = sigmoid(z)
     n = tanh(xn + r * hn)
     h = (1.0 - z) * n + z * h_prev
     return h, n, r, z, hn
@@ -89,9 +91,11 @@ def gru_backward(back, dy, dh_next, n, r, z, hn, h_prev):
 # --- GRU, reset before the product (Cho et al. 2014) -------------------------------------------------------------
 
 
-def gru_gates(r, z, h_prev):
-    r = sigmoid(r)
-    z = sigmoid(z)
+def gru_reset_gates(r, z):
+    return sigmoid(r), sigmoid(z)
+
+
+def gru_reset(r, z, h_prev):
     return r * h_prev, z, r
 
 
@@ -109,7 +113,7 @@ def gru_candidate_backward(back, dy, dh_next, z, n, h_prev):
     return dh * z, dz * z * (1.0 - z), dh * (1.0 - z) * (1.0 - n * n), carried
 
 
-def gru_gates_backward(dq, r, h_prev, dh_direct):
+def gru_reset_backward(dq, r, h_prev, dh_direct):
     # q = r * h_prev, r = sigmoid(...)
     return dh_direct + dq * r, dq * h_prev * r * (1.0 - r)
 
@@ -163,6 +167,8 @@ class Stage:
     The matrix is made of the rows of `weight` that belong to `gates`. Forward, each gate is one sum of a unit, and the
     product adds to the last sums, one for each gate. Backward, the gates lie one behind the other along the sum, beside
     the operand's planes, and a unit has one sum.
+    `activate` returns as many values as it takes, each of one sum. On CPUs all units of a tile go through it before any
+    goes on to `finish`: what is slow in it then waits for nothing.
     The first `always` of `writes` are written in any case, the rest only when a backward pass will follow.
     `finish` returns what goes to `writes`, and then, backward, what goes to `keeps` in a pass that keeps the gradients
     of each step.
@@ -179,6 +185,11 @@ class Stage:
     always: int
     units: str = "hidden"  # or "output": how many units it has
     keeps: tuple[str, ...] = ()
+    activate: Callable = same
+
+    def outputs(self, sums: Sequence, values: Sequence) -> tuple:
+        """What the stage makes of a unit's sums and of the values read."""
+        return self.finish(*self.activate(*sums), *values)
 
 
 @dataclass(frozen=True)
@@ -234,6 +245,14 @@ class Cell:
 _BOTH = ("bias_ih", "bias_hh")
 
 
+def _lstm_forward(output):
+    return Stage(
+        ("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same,
+        ("c_prev",), lstm, (output, "c", *_IFGO), 2,
+        activate=lstm_gates,
+    )  # fmt: skip
+
+
 def _lstm_backward(operand, weight, gates, dy, dh_next, keeps):
     return Stage(
         operand, weight, gates, ("zero",), same,
@@ -257,9 +276,7 @@ LSTM = Cell(
     has_cell_state=True,
     biases=_LSTM_BIASES,
     inputs=_LSTM_INPUTS,
-    forward=(
-        Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("h", "c", *_IFGO), 2),
-    ),
+    forward=(_lstm_forward("h"),),
     backward=(_lstm_backward(_IFGO, "weight_hh", (0, 1, 2, 3), "dy", "dh_next", ("dc_t", "carried")),),
     carries_hidden=False,
     saved=_IFGO,
@@ -275,7 +292,7 @@ LSTM_PROJECTED = Cell(
     biases=_LSTM_BIASES,
     inputs=_LSTM_INPUTS,
     forward=(
-        Stage(("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same, ("c_prev",), lstm, ("m", "c", *_IFGO), 2),
+        _lstm_forward("m"),
         Stage(("m",), "weight_hr", (0,), ("zero",), same, (), same, ("h",), 1, units="output"),
     ),
     backward=(
@@ -316,6 +333,7 @@ GRU = Cell(
         Stage(
             ("h_prev",), "weight_hh", (0, 1, 2), ("x_n", "x_r", "x_z", "b_hn"), same,
             ("h_prev",), gru, ("h", "n", "r", "z", "hn"), 1,
+            activate=gru_gates,
         ),
     ),
     backward=(
@@ -344,7 +362,8 @@ GRU_RESET_BEFORE = Cell(
     inputs=("x_r", "x_z", "x_n"),
     forward=(
         Stage(
-            ("h_prev",), "weight_hh", (0, 1), ("x_r", "x_z"), same, ("h_prev",), gru_gates, ("q", "z", "r"), 2,
+            ("h_prev",), "weight_hh", (0, 1), ("x_r", "x_z"), same, ("h_prev",), gru_reset, ("q", "z", "r"), 2,
+            activate=gru_reset_gates,
         ),
         Stage(("q",), "weight_hh", (2,), ("x_n",), same, ("z", "h_prev"), gru_candidate, ("h", "n"), 1),
     ),
@@ -356,7 +375,7 @@ GRU_RESET_BEFORE = Cell(
         ),
         Stage(
             ("n",), "weight_hh", (2,), ("zero",), same,
-            ("r", "h_prev", "dh_next"), gru_gates_backward, ("dh_next", "r"), 2,
+            ("r", "h_prev", "dh_next"), gru_reset_backward, ("dh_next", "r"), 2,
         ),
     ),
     carries_hidden=True,

@@ -149,6 +149,7 @@ def make_stage(direction: str, cell: str, number: str, dtype: str):
         dtype,
         plane_numbers(planes, stage.begins),
         stage.start,
+        stage.activate,
         plane_numbers(planes, stage.reads),
         stage.finish,
         plane_numbers(planes, writes),
@@ -159,15 +160,15 @@ def make_stage(direction: str, cell: str, number: str, dtype: str):
 def make_product(sums: str, dtype: str):
     """A stage without a formula: planes 0 .. sums-1 are what the sums begin with, the next are where they go."""
     number = int(sums)
-    return _make(dtype, tuple(range(number)), same, (), same, tuple(range(number, 2 * number)), multiplied=number)
+    return _make(dtype, tuple(range(number)), same, same, (), same, tuple(range(number, 2 * number)), multiplied=number)
 
 
 def make_added_product(dtype: str):
     """A sum that begins with plane 0; plane 1 is added to it, and it goes to plane 2."""
-    return _make(dtype, (0,), same, (1,), plus_direct, (2,), multiplied=1)
+    return _make(dtype, (0,), same, same, (1,), plus_direct, (2,), multiplied=1)
 
 
-def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
+def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
     """A stage that reads and writes these plane numbers of the work table, and has a sum for each of `begins`.
 
     stage(tile, table, first_row, rows, units, first_group, last_group,
@@ -203,6 +204,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
     fetch = plane_fetcher(tuple(dict.fromkeys(reads + writes)))
     put, get = scratch_access(dtype, lanes, sums)
     start = njit(**INNER)(start)
+    activate_sums = njit(**INNER)(activate)
     finish = njit(**INNER)(finish)
     # no Python integers: Numba would compile what is called with them once for each
     part_bytes, tiles_at_once = np.int64(_PART_BYTES), np.int64(TILES_AT_ONCE)
@@ -218,6 +220,21 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                 unit = group * lanes
                 put(place, start(*read_begins(table, row, unit * size, units - unit)))
                 fetch(table, row, unit * size)
+                place += unit_bytes
+
+    if activate is same:
+
+        @njit(**INNER)
+        def activate_all(number, place):
+            """Leave the sums as they are."""
+
+    else:
+
+        @njit(**INNER)
+        def activate_all(number, place):
+            """Activate the sums of `number` units' vectors. On their own: no vector waits for another."""
+            for _ in range(number):
+                put(place, activate_sums(*get(place)))
                 place += unit_bytes
 
     @njit(**INNER)
@@ -327,6 +344,7 @@ def _make(dtype, begins, start, reads, finish, writes, *, multiplied):
                                     soon, soon_group_bytes, piece, pace, turn,
                                 )  # fmt: skip
                                 k += part
+                    activate_all((end_row - start_row) * groups, scratch)
                     conclude(table, start_row, end_row, group, group + groups, units, scratch)
                     first_tile = last_tile
 

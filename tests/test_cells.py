@@ -28,7 +28,7 @@ def gru_equations(xn, r, z, hn, h_prev):
     return (1 - sigma(z)) * n + sigma(z) * h_prev, n, sigma(r), sigma(z), hn
 
 
-def gru_gates_equations(r, z, h_prev):
+def gru_reset_equations(r, z, h_prev):
     return sigma(r) * h_prev, sigma(z), sigma(r)
 
 
@@ -36,13 +36,20 @@ def gru_candidate_equations(n, z, h_prev):
     return (1 - z) * math.tanh(n) + z * h_prev, math.tanh(n)
 
 
+def of_stage(cell, number=0):
+    """What a forward stage makes of its sums and, behind them, the values it reads."""
+    stage = CELLS[cell].forward[number]
+    sums = len(stage.begins)
+    return lambda *values: stage.outputs(values[:sums], values[sums:])
+
+
 FORMULAS = {
-    "lstm": (cells.lstm, lstm_equations),
-    "gru": (cells.gru, gru_equations),
-    "gru_gates": (cells.gru_gates, gru_gates_equations),
-    "gru_candidate": (cells.gru_candidate, gru_candidate_equations),
-    "rnn_tanh": (cells.rnn_tanh, lambda a: (math.tanh(a),)),
-    "rnn_relu": (cells.rnn_relu, lambda a: (max(a, 0.0),)),
+    "lstm": (of_stage("lstm"), lstm_equations),
+    "gru": (of_stage("gru"), gru_equations),
+    "gru_reset": (of_stage("gru_reset_before"), gru_reset_equations),
+    "gru_candidate": (of_stage("gru_reset_before", 1), gru_candidate_equations),
+    "rnn_tanh": (of_stage("rnn_tanh"), lambda a: (math.tanh(a),)),
+    "rnn_relu": (of_stage("rnn_relu"), lambda a: (max(a, 0.0),)),
     "plus_direct": (cells.plus_direct, lambda back, direct: (back + direct,)),
     "hidden_gradient": (cells.hidden_gradient, lambda back, dy, dh_next: (back + dy + dh_next, back + dh_next)),
     "same": (cells.same, lambda *values: values),
@@ -143,7 +150,7 @@ class OneUnit:
                     begin + planes[operand] * values[stage.weight, gate]
                     for begin, gate in zip(begins[alone:], stage.gates, strict=True)
                 ]
-                outputs = stage.finish(*sums, *[planes[name] for name in stage.reads])
+                outputs = stage.outputs(sums, [planes[name] for name in stage.reads])
                 planes |= dict(zip(stage.writes, outputs, strict=True))
             planes["h"] += values["h", t]
             h_prev, c_prev = planes["h"], planes.get("c")
@@ -169,7 +176,7 @@ class OneUnit:
                 operands = later if number == 0 else planes
                 (total,) = stage.start(*[planes[name] for name in stage.begins])
                 total += self.product(stage, operands)
-                outputs = stage.finish(total, *[planes[name] for name in stage.reads])
+                outputs = stage.outputs([total], [planes[name] for name in stage.reads])
                 planes |= dict(zip(stage.writes + stage.keeps, outputs, strict=False))
             later = planes
             gradients["h", t] = self.upstream[t] + planes["carried"]
@@ -259,7 +266,8 @@ def test_formulas_take_and_give_what_the_stages_say(cell):
     for stage in cell.forward + cell.backward:
         begins = stage.start(*[0.5] * len(stage.begins))
         assert len(begins) >= len(stage.gates) if stage in cell.forward else len(begins) == 1
-        outputs = stage.finish(*begins, *[0.5] * len(stage.reads))
+        assert len(stage.activate(*begins)) == len(begins)
+        outputs = stage.outputs(begins, [0.5] * len(stage.reads))
         # the LSTM's formula has one output more where its projection has a stage of its own
         assert len(outputs) - len(stage.writes + stage.keeps) == (stage.reads[:2] == ("zero", "zero"))
         assert 1 <= stage.always <= len(stage.writes)
