@@ -12,7 +12,7 @@ from bench.checked import WrongResults
 from bench.comparison import times_faster
 from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
-from bench.report import write_docs
+from bench.report import PAGE, write_docs
 from bench.sections import Effort, sections
 
 EXIT_WRONG_RESULTS = 1
@@ -41,6 +41,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="of the results file; by default the processor's")
     parser.add_argument(
         "--report-only", action="store_true", help="measure nothing: write the docs from the results file"
+    )
+    parser.add_argument(
+        "--page",
+        default=PAGE,
+        metavar="P",
+        help="docs/P.md and docs/P-details.md; the README shows `performance`'s only",
     )
     parser.add_argument("--no-docs", action="store_true", help="write the results file only")
     options = parser.parse_args(arguments)
@@ -118,7 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
         wrong = measure_details(options, name, description)
     whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
     if whole and not options.no_docs:
-        for path in [*(write_docs(run) if run else []), details.write_page(details.load(name))]:
+        grid = write_docs(run, name=options.page) if run else []
+        for path in [*grid, details.write_page(details.load(name), name=options.page)]:
             print("wrote", path)
     elif not options.no_docs:
         print(f"not a whole run: the docs stay as they are (--report-only --name {name} writes them from this one)")

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
 from bench import __main__ as command
-from bench import comparison, competitors, grid_targets, machine, parity, plot, report, results, timing
+from bench import comparison, competitors, details, grid_targets, machine, parity, plot, report, results, timing
 from bench.cases import CELLS, MODES, SIZES, Case, default_threads, problem, table
 from bench.competitors import Runner, Unsupported
 from bench.limit_kernels import vector_set
@@ -421,6 +421,21 @@ def test_the_readme_keeps_its_text_around_the_block(tmp_path):
     assert "old" not in text
     assert rows(text, "LSTM", "forward") == ["| LSTM | forward | 2.20x | 2.00x | 2.00x to 2.00x |"]
     assert report.insert_block("no markers", "block") is None
+
+
+def test_another_machines_page_leaves_the_first_machines_and_the_readme_as_they_are(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\nold\n{report.END}\n", encoding="utf-8")
+    written = report.write_docs(synthetic(FORWARD, TRAINING, FRAME), tmp_path, "elsewhere")
+    assert {path.name for path in written} == {"elsewhere.md", "elsewhere.png", "elsewhere.svg"}
+    assert "old" in readme.read_text(encoding="utf-8")
+    page = (tmp_path / "docs" / "elsewhere.md").read_text(encoding="utf-8")
+    assert "](elsewhere.png)" in page
+    assert "](elsewhere-details.md)" in page
+    assert "performance.png" not in page
+    path = details.write_page({}, tmp_path, "elsewhere")
+    assert path.name == report.details_page("elsewhere")
+    assert "[Performance](elsewhere.md)" in path.read_text(encoding="utf-8")
 
 
 def test_every_peer_has_a_mark_and_a_name():
