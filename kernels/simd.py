@@ -24,6 +24,7 @@ I1 = ir.IntType(1)
 I8 = ir.IntType(8)
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
+CACHE_LINE = 64  # bytes that a prefetch brings
 
 
 @dataclass(frozen=True)

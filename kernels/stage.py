@@ -16,7 +16,7 @@ from .block import WORK_WORDS
 from .cells import CELLS, plus_direct, same
 from .options import INNER
 from .planes import backward_planes, forward_planes, plane_numbers
-from .simd import I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
+from .simd import CACHE_LINE, I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
 from .target import vector_unit
 from .tile import abreast, tallest, widest
 from .workers import call, quotient, rounded_up
@@ -24,7 +24,6 @@ from .workers import call, quotient, rounded_up
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
 TILES_AT_ONCE = 8
-_CACHE_LINE = 64
 _TILES_OF_BLOCK = 2 * TILES_AT_ONCE
 # accumulators of that many tiles, at most 32 vectors of 64 bytes each
 SCRATCH_BYTES = TILES_AT_ONCE * 32 * 64
@@ -320,7 +319,7 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                         tile_group_bytes = length * line_bytes
                         group_bytes = parts_of_unit * tile_group_bytes
                         part = max(1, rounded_up(length, parts))
-                        pace = min(_CACHE_LINE, rounded_up(piece, part))
+                        pace = min(CACHE_LINE, rounded_up(piece, part))
                         for turn_of_unit in range(rounds):
                             k = 0
                             while k < length:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .simd import I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
+from .simd import CACHE_LINE, I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
 from .target import vector_unit
 
 # the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
@@ -29,7 +29,6 @@ _TALLEST = {32: {1: (6, 4), 2: (6, 2), 3: (8, 1), 4: (6, 1)}, 16: {1: (6, 2), 2:
 # single sums, whose blocks pass by in too small pieces; with 32 registers not measured.)
 _ROWS_AHEAD = {32: 0, 16: 2}
 _BYTES_AHEAD = 512
-_CACHE_LINE = 64
 # at most so many vectors abreast in the low tiles: enough independent chains to hide the multiply-add's latency
 _VECTORS_ABREAST = 8
 
@@ -120,7 +119,7 @@ def _define_tile(module, name, vector, rows, groups, sums):
     for group in range(groups):
         if streams:
             here = builder.ptrtoint(builder.gep(group_pointers[group], [first_vector], source_etype=vector.llvm), I64)
-            for offset in range(0, sums * vector_bytes, _CACHE_LINE):
+            for offset in range(0, sums * vector_bytes, CACHE_LINE):
                 prefetch(builder, builder.add(here, ir.Constant(I64, _BYTES_AHEAD + offset)), level=1)
         for index in range(sums):
             place = builder.gep(
