@@ -425,6 +425,10 @@ AUTOCAST = [
 @pytest.mark.parametrize(("layout", "state_dtype"), AUTOCAST, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
+    # PyTorch takes oneDNN's LSTM for these, asked or not; without AVX-512 that raises, or its results have other dtypes
+    one_dnn = kind == "lstm" and layout == "padded" and torch.float32 in (x_dtype, state_dtype)
+    if one_dnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("PyTorch's own LSTM cannot do this in bfloat16 on this processor")
     theirs, ours = pair(kind, 4, 7, num_layers=2, bidirectional=True)
     x = normal(5, 3, 4, dtype=x_dtype)
     state = None if state_dtype is None else initial_state(ours, 3, dtype=state_dtype)
