@@ -53,11 +53,9 @@ def write_docs(results: Results, root: Path = ROOT, name: str = PAGE) -> list[Pa
     page.write_text(performance_page(results, name), encoding="utf-8")
     written = [page, *plot.draw(results, docs / name)]
     readme = root / "README.md"
-    if (
-        name == PAGE
-        and readme.exists()
-        and (text := insert_block(readme.read_text(encoding="utf-8"), readme_block(results)))
-    ):
+    if name != PAGE or not readme.exists():
+        return written
+    if text := insert_block(readme.read_text(encoding="utf-8"), readme_block(results)):
         readme.write_text(text, encoding="utf-8")
         written.append(readme)
     return written

@@ -249,15 +249,15 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
 
     @njit(**INNER)
     def run_tiles(
-        tile, first, last, low, taller, line, stride, depth, packed, packed_step, packed_groups, place, step, groups,
-        soon, soon_step, piece, pace, turn,
+        tile, first, last, low, taller, line, stride, depth, packed, packed_step, packed_groups, place, step,
+        log_groups, soon, soon_step, piece, pace, turn,
     ):  # fmt: skip
         """Tiles number `first` up to before `last`, of `low` rows or, the first `taller` of all, one more.
 
-        line .. step: as a tile takes them; `place` is in the scratch memory, where each row has `groups` units
-        soon, soon_step, piece, pace: each tile fetches a piece of the `groups` blocks there; the first the `turn`th
+        line .. step: as a tile takes them; `place` is in the scratch memory, where each row has 2^log_groups
+        soon, soon_step, piece, pace: each tile fetches a piece of as many blocks there; the first the `turn`th
         """
-        log_groups = (groups > 1) + (groups > 2) + (groups > 4)
+        groups = 1 << log_groups
         for number in range(first, last):
             rows = low + 1 if number < taller else low
             fetched = soon + (turn & (groups - 1)) * soon_step + (turn >> log_groups) * piece
@@ -339,7 +339,7 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                                     tile, first_tile, last_tile, low, taller,
                                     line + start_row * stride + k * size, stride, min(part, length - k),
                                     here, tile_group_bytes, tile_groups,
-                                    scratch + shift + turn_of_unit * part_of_unit_bytes, step_bytes, groups,
+                                    scratch + shift + turn_of_unit * part_of_unit_bytes, step_bytes, log_groups,
                                     soon, soon_group_bytes, piece, pace, turn,
                                 )  # fmt: skip
                                 k += part
