@@ -193,7 +193,8 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
     vector_bytes = lanes * size
     unit_bytes = sums * vector_bytes
     part_of_unit_bytes = unit_bytes // parts_of_unit
-    line_bytes = each * vector_bytes  # of a packed block, for each k
+    line_bytes = each * vector_bytes  # of a tile's group in a packed block, for each k
+    unit_line_bytes = multiplied * vector_bytes  # of a group of units
     if parts_of_unit > 1 and sums != multiplied:
         raise ValueError(f"multiplied: tiles that take {each} of {multiplied} sums need all {sums} of them in a row")
     second = (sums - multiplied) * vector_bytes
@@ -248,23 +249,46 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                 place += unit_bytes
 
     @njit(**INNER)
-    def run_tiles(
-        tile, first, last, low, taller, line, stride, depth, packed, packed_step, packed_groups, place, step,
-        log_groups, soon, soon_step, piece, pace, turn,
+    def multiply(
+        tile, first, last, low, taller, line, stride, length, block, rounds, tile_groups, log_groups, part, place,
+        following, following_step, piece, turn,
     ):  # fmt: skip
-        """Tiles number `first` up to before `last`, of `low` rows or, the first `taller` of all, one more.
+        """Add a product to the sums of 2^log_groups groups in the scratch memory, part by part of its depth.
 
-        line .. step: as a tile takes them; `place` is in the scratch memory, where each row has 2^log_groups
-        soon, soon_step, piece, pace: each tile fetches a piece of as many blocks there; the first the `turn`th
+        first, last, low, taller: for tiles number `first` up to before `last`, of `low` rows or, the first `taller` of
+            all, one more
+        line, stride, length: the operand's first line, bytes from row to row, and how many numbers a row has
+        block: the packed block of the first group
+        rounds, tile_groups: a tile takes so many of its groups at a time, and so often for all sums of a unit
+        place: of the first sum
+        following, following_step: the blocks that are multiplied after this product, and bytes from one to the next.
+            Meanwhile each tile fetches a `piece` of what comes next; the first the `turn`th
         """
         groups = 1 << log_groups
-        for number in range(first, last):
-            rows = low + 1 if number < taller else low
-            fetched = soon + (turn & (groups - 1)) * soon_step + (turn >> log_groups) * piece
-            call(tile, (rows, packed_groups, place, step, line, stride, packed, packed_step, depth, fetched, pace))
-            line += rows * stride
-            place += rows * groups * unit_bytes
-            turn += 1
+        group_bytes = length * line_bytes
+        step = unit_bytes if rounds > 1 else part_of_unit_bytes
+        pace = min(CACHE_LINE, rounded_up(piece, part))
+        for turn_of_unit in range(rounds):
+            k = 0
+            while k < length:
+                depth = min(part, length - k)
+                here, block = block, block + depth * line_bytes
+                k += depth
+                soon, soon_step = block, length * unit_line_bytes
+                if k == length and turn_of_unit == rounds - 1:
+                    soon, soon_step = following, following_step
+                above, row_place = line + (k - depth) * size, place
+                for number in range(first, last):
+                    rows = low + 1 if number < taller else low
+                    nth = turn + number - first
+                    fetched = soon + (nth & (groups - 1)) * soon_step + (nth >> log_groups) * piece
+                    call(
+                        tile,
+                        (rows, tile_groups, row_place, step, above, stride, here, group_bytes, depth, fetched, pace),
+                    )
+                    above += rows * stride
+                    row_place += rows * groups * unit_bytes
+            place += part_of_unit_bytes
 
     def stage(key, arguments):
         tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
@@ -276,7 +300,7 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
         taller = rows - low * tiles  # so many tiles have one row more
         widest_tile = tile_limits[low if taller else low - 1]
         most_groups = max(widest_tile // parts_of_unit, 1)
-        deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
+        deepest = max(x_depth, depth) * unit_line_bytes  # bytes of a group's packed block
         downwards = first_group > last_group
         number_of_groups = first_group - last_group if downwards else last_group - first_group
         # the operands' rows of one block stay in the second-level cache while the groups of units pass by
@@ -292,7 +316,6 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
                 tile_groups = min(groups * parts_of_unit, widest_tile)
                 rounds = 1 if tile_groups > 1 else parts_of_unit  # as many as the groups need of such tiles
-                step_bytes = unit_bytes if rounds > 1 else part_of_unit_bytes
                 # where the packed blocks of these groups outgrow the cache, several tiles share each part of them; and
                 # where there are two products, each block
                 parts = rounded_up(groups * deepest, part_bytes * rounds)
@@ -300,8 +323,10 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                 at_once = 1
                 if parts > 1 or (x_depth > 0 and depth > 0):
                     sharing = at_once = rounded_up(sharing, rounded_up(sharing, tiles_at_once))
-                # meanwhile each tile fetches a piece of what is multiplied next
                 piece = rounded_up(rounded_up(deepest, parts * rounds), ((sharing - 1) >> log_groups) + 1)
+                next_group = group
+                if done < number_of_groups:
+                    next_group += -min(groups, number_of_groups - done) if downwards else groups
                 first_tile = first_of_block
                 while first_tile < last_of_block:  # a `range` with a step divides to count its turns
                     last_tile = min(first_tile + at_once, last_of_block)
@@ -310,39 +335,23 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
                     end_row = first_row + last_tile * low + min(last_tile, taller)
                     begin(table, start_row, end_row, group, group + groups, units, scratch)
                     for product in range(0 if x_depth > 0 else 1, 2):
-                        if product == 0:
-                            length, line, stride, block, shift = x_depth, x, x_stride, x_packed, 0
-                            other_length, other_block = depth, packed
-                        else:
-                            length, line, stride, block, shift = depth, operand, operand_stride, packed, second
-                            other_length, other_block = x_depth, x_packed
-                        tile_group_bytes = length * line_bytes
-                        group_bytes = parts_of_unit * tile_group_bytes
-                        part = max(1, rounded_up(length, parts))
-                        pace = min(CACHE_LINE, rounded_up(piece, part))
-                        for turn_of_unit in range(rounds):
-                            k = 0
-                            while k < length:
-                                here = block + group * group_bytes + turn_of_unit * tile_group_bytes + k * line_bytes
-                                soon, soon_group_bytes = here + min(part, length - k) * line_bytes, group_bytes
-                                if k + part >= length and turn_of_unit == rounds - 1:
-                                    following = group
-                                    last = (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block)
-                                    if last and done < number_of_groups:
-                                        following += -min(groups, number_of_groups - done) if downwards else groups
-                                    if other_length > 0:
-                                        soon, soon_group_bytes = other_block, other_length * multiplied * vector_bytes
-                                    else:
-                                        soon = block
-                                    soon += following * soon_group_bytes
-                                run_tiles(
-                                    tile, first_tile, last_tile, low, taller,
-                                    line + start_row * stride + k * size, stride, min(part, length - k),
-                                    here, tile_group_bytes, tile_groups,
-                                    scratch + shift + turn_of_unit * part_of_unit_bytes, step_bytes, log_groups,
-                                    soon, soon_group_bytes, piece, pace, turn,
-                                )  # fmt: skip
-                                k += part
+                        line, stride, block, length, place = x, x_stride, x_packed, x_depth, scratch
+                        other_block, other_length = packed, depth
+                        if product == 1:
+                            line, stride, block, length, place = operand, operand_stride, packed, depth, place + second
+                            other_block, other_length = x_packed, x_depth
+                        if other_length == 0:
+                            other_block, other_length = block, length
+                        step, other_step = length * unit_line_bytes, other_length * unit_line_bytes
+                        following = group
+                        if (product == 1 or depth == 0) and (at_once == 1 or last_tile == last_of_block):
+                            following = next_group
+                        multiply(
+                            tile, first_tile, last_tile, low, taller, line + start_row * stride, stride, length,
+                            block + group * step, rounds, tile_groups, log_groups,
+                            max(rounded_up(length, parts), 1), place,
+                            other_block + following * other_step, other_step, piece, turn,
+                        )  # fmt: skip
                     activate_all((end_row - start_row) * groups, scratch)
                     conclude(table, start_row, end_row, group, group + groups, units, scratch)
                     first_tile = last_tile
