@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .locks import Lock
+
 # How OpenBLAS and MKL call the functions, in the variants that NumPy is built with: to set the number, and to get it.
 _NAMES = (
     ("scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"),
@@ -15,6 +17,9 @@ _NAMES = (
     ("openblas_set_num_threads", "openblas_get_num_threads"),
     ("MKL_Set_Num_Threads", "MKL_Get_Max_Threads"),
 )
+_lock = Lock()
+_inside = 0  # so many are in `one_thread`
+_before = 1  # the number before the first of them
 
 
 def use_one_thread() -> bool:
@@ -33,18 +38,28 @@ def use_one_thread() -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The same for a while, if it is possible: many small decompositions are slower on several threads."""
+    """The same for a while, if it is possible: many small decompositions are slower on several threads.
+
+    The number is the whole process's: with several at once the first sets it, and the last sets it back.
+    """
+    global _inside, _before
     functions = _functions()
     if functions is None:
         yield
         return
     setter, getter = functions
-    before = getter()
-    setter(ctypes.c_int(1))
+    with _lock:
+        if _inside == 0:
+            _before = getter()
+            setter(ctypes.c_int(1))
+        _inside += 1
     try:
         yield
     finally:
-        setter(ctypes.c_int(before))
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                setter(ctypes.c_int(_before))
 
 
 def _functions() -> tuple[Any, Any] | None:

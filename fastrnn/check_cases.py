@@ -18,7 +18,7 @@ CELLS: dict[str, tuple[Callable[..., _Recurrent], dict[str, Any]]] = {
 }
 DTYPES = ("float32", "float64")
 DEVICE_DTYPES = {"cpu": DTYPES, "cuda": (*DTYPES, "float16", "bfloat16")}
-_SEED = 2  # with it even the relu layer of one unit is not off, where all would be 0
+_SEED = 2  # with it even the relu layer of one unit is active; else every gradient would be 0
 
 
 @dataclass(frozen=True)

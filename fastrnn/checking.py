@@ -14,7 +14,6 @@ import numpy as np
 from . import validation
 from .check_report import Quantity, Report
 from .layers import _Recurrent
-from .parameters import GATES
 from .validation import Lengths, State
 
 if TYPE_CHECKING:
@@ -252,9 +251,9 @@ def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
 
 def _longest_sum(layer: "_Recurrent | OnHost", x: np.ndarray) -> int:
     """The most terms in a sum of the layer: forward, backward, or over steps and batch in a parameter's gradient."""
-    output_size = layer.proj_size or layer.hidden_size
-    forward = max(sequence.input_size for sequence in layer.sequences) + output_size
-    return max(forward, GATES[layer.cell] * layer.hidden_size, x.size // layer.input_size)
+    layouts = [sequence.layout for sequence in layer.sequences]
+    forward = max(layout.input_size for layout in layouts) + layouts[0].output_size
+    return max(forward, layouts[0].cell.gates * layer.hidden_size, x.size // layer.input_size)
 
 
 def _compare(name: str, result: np.ndarray, truth: np.ndarray, same: np.ndarray, allowed: float) -> Quantity:

@@ -1,4 +1,4 @@
-"""The CPU backend of one layer: allocates, decides how threads share the work, and runs the kernels."""
+"""The CPU backend of one layer: allocates, and runs the kernels."""
 
 import math
 from collections import deque
@@ -8,26 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import threads
 from .copying import states_before
-from .kernels.cells import CELLS, Cell
 from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
-from .packed import NOTHING, PackedWeights, Weights
-from .parameters import Directions, LayerParameters, present
-from .plans import BACKWARD_SHARED, FORWARD_SHARED, KEPT_BY_A_CORE, Arrays, Plan, Planner, Workspace
+from .parameters import Directions, LayerParameters, ParameterLayout, present
+from .plans import BACKWARD_SHARED, FORWARD_SHARED, Arrays, PassKind, Plan, Planner, Workspace
+from .sharing import Sharing
+from .weights import NOTHING, PackedWeights, Weights
 
-# multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
-_ENOUGH_FOR_CALL = 1 << 19
-_ENOUGH_FOR_STEP = 1 << 16
-# threads divide the units of a step if each would have fewer rows than that; or no more than the second number where
-# the weights outgrow a core's cache: so few rows do not pay for reading all of them
-_FEW_ROWS, _FEW_ROWS_OF_LARGE = 4, 16
-# or, forwards, no more than so many where the weights are more than that part of what the cache keeps; backwards a step
-# reads only R. Measured: LSTM, GRU and RNN, H from 64 to 512, B from 8 to 48, two threads
-_FEW_ROWS_FORWARD, _LARGE_FORWARD = 12, 0.6
-_GROUPS_EACH = 4  # of units, that each thread should get at least, or their shares are uneven
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
 
@@ -68,18 +57,22 @@ def _final(rows: Packed | None, initial: np.ndarray, steps: Sequence[np.ndarray]
 
 
 class CpuLayer:
-    """One layer, one or two directions, on the CPU kernels. Arguments as in `Sequence`."""
+    """One layer, one or two directions, on the CPU kernels. Arguments as in `Sequence`.
 
-    def __init__(self, cell: str, sizes: tuple[int, int, int], parameters: LayerParameters, dtype: np.dtype) -> None:
-        self.input_size, self.hidden_size, projection = sizes
-        self.output_size = projection or self.hidden_size
-        self.cell: Cell = CELLS["lstm_projected" if projection else cell]
-        self.parameters = parameters
+    own  the parameters that are meant where a call names no others; None if every call does
+    """
+
+    def __init__(self, layout: ParameterLayout, own: LayerParameters | None, dtype: np.dtype) -> None:
+        self.layout = layout
+        self.cell = layout.cell
+        self.hidden_size = layout.hidden_size
+        self.output_size = layout.output_size
+        self.directions = layout.num_directions
         self.dtype = dtype
-        self.directions = len(parameters.directions)
-        self.weights = Weights(self.cell, parameters, dtype, vector_unit().lanes(dtype.itemsize))
-        self._planner = Planner(self.cell, sizes, parameters, dtype, self.weights)
-        self._products = self._planner.products
+        lanes = vector_unit().lanes(dtype.itemsize)
+        self.weights = Weights(layout, own, dtype, lanes)
+        self.sharing = Sharing(layout, dtype.itemsize, lanes)
+        self._planner = Planner(layout, dtype, self.weights, self.sharing)
         self._idle: deque[Memory] = deque(maxlen=1)
 
     def forward(
@@ -104,7 +97,7 @@ class CpuLayer:
                 c_0, cells = states[1], memory.cells
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        kind = "forward saving" if save else "forward"
+        kind = PassKind(True, saving=save)
         arrays = (x, y, h_0, c_0, c_n, gates, cells)
         self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
@@ -120,14 +113,14 @@ class CpuLayer:
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`."""
-        dflat = np.zeros(self.parameters.size, self.dtype)
-        dx, dstates_0 = self._run_backward("backward", saved, dy, dstates, weights, dflat)
+        dflat = np.zeros(self.layout.size, self.dtype)
+        dx, dstates_0 = self._run_backward(saved, dy, dstates, weights, dflat)
         self.release(saved)
         return dx, dstates_0, self.named_gradients(dflat)
 
     def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
         """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
-        gradients = list(map(present, self.parameters.views(dflat)))
+        gradients = list(map(present, self.layout.views(dflat)))
         for direction in gradients:
             self._copy_shared_biases(direction)
         return gradients
@@ -144,7 +137,7 @@ class CpuLayer:
         lead = saved.x.shape[:-1]
         carried = np.empty((self.directions, *lead, self.output_size), self.dtype)
         dc = np.empty((self.directions, *lead, self.hidden_size), self.dtype) if self.cell.has_cell_state else None
-        dx, _ = self._run_backward("backward keeping", saved, dy, dstates, None, None, carried, dc)
+        dx, _ = self._run_backward(saved, dy, dstates, None, None, carried, dc)
         return dx, carried, dc
 
     def release(self, saved: Saved) -> None:
@@ -166,7 +159,6 @@ class CpuLayer:
 
     def _run_backward(
         self,
-        kind: str,
         saved: Saved,
         dy: np.ndarray | None,
         dstates: tuple[np.ndarray | None, ...],
@@ -174,7 +166,7 @@ class CpuLayer:
         dflat: np.ndarray | None,
         *kept: np.ndarray | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Run a plan of that kind into `dflat` or `kept`, and return dx and the gradients of the initial states."""
+        """Run the kernel into `dflat` or `kept`, and return dx and the gradients of the initial states."""
         D, R = self.directions, self.output_size
         x, states, rows, y = saved.x, saved.states, saved.rows, saved.y
         lead = x.shape[:-1]
@@ -189,12 +181,10 @@ class CpuLayer:
         dx = np.empty((D, *x.shape), self.dtype)
         h_prev = None
         if rows is not None:
-            kind += " packed"
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
                 states_before(rows, states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
-        if dy is None:
-            kind += " without dy"
+        kind = PassKind(False, packed=rows is not None, without_dy=dy is None, keeping=bool(kept))
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
         self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
         if D == 2:
@@ -204,7 +194,7 @@ class CpuLayer:
 
     def _run(
         self,
-        kind: str,
+        kind: PassKind,
         lead: tuple[int, ...],
         rows: Packed | None,
         shared: int,
@@ -219,10 +209,10 @@ class CpuLayer:
         if rows is None:
             steps, batch = lead
             where = steps, steps * batch, 0, 0
-            workers, by_units = self.share_plan(kind, steps * batch, batch, packed=False)
+            workers, by_units = self.sharing.share(steps * batch, batch, forward=kind.forward)
         else:
             batch = rows.batch
-            workers, by_units = self.share_plan(kind, rows.total, batch, packed=True)
+            workers, by_units = self.sharing.share(rows.total, batch, forward=kind.forward, packed=True)
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
         if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
@@ -243,45 +233,13 @@ class CpuLayer:
         workspace.run(NOTHING, (1, len(x), 0, 0, matrices.address), (x, y, h, c, c, None, None))
         return [matrices, workspace]
 
-    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
+    def plan(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
         """As `Planner.plan`."""
         return self._planner.plan(kind, batch, workers, by_units)
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
-        return self._planner.plan("forward", batch, *self.share_work(batch, batch, forward=True))
-
-    def share_work(self, rows: int, batch: int, *, forward: bool) -> tuple[int, bool]:
-        """How many threads a call of so many rows, of all steps, uses, and whether they share each step by hidden
-        units (else by the batch's rows)."""
-        if rows * self._products * self.directions < _ENOUGH_FOR_CALL:
-            return 1, False
-        number = threads.available()
-        if number == 1:
-            return 1, False
-        team = number // self.directions
-        if team > 1 and (
-            batch < _FEW_ROWS * team
-            or (batch <= _FEW_ROWS_OF_LARGE * team and self._large_for(team))
-            or (forward and batch <= _FEW_ROWS_FORWARD * team and self._large_for(team, _LARGE_FORWARD))
-        ):
-            if batch * self._products >= _ENOUGH_FOR_STEP:
-                return team * self.directions, True
-            team = 1
-        return max(1, team * self.directions) if number >= self.directions else 1, False
-
-    def _large_for(self, team: int, part: float = 1.0) -> bool:
-        """Whether the weights outgrow that part of a core's cache, and the units are enough for so many threads."""
-        enough = self.hidden_size >= _GROUPS_EACH * self.weights.lanes * team
-        return enough and self._products * self.dtype.itemsize > part * KEPT_BY_A_CORE
-
-    def share_plan(self, kind: str, rows: int, batch: int, *, packed: bool) -> tuple[int, bool]:
-        """`share_work` for a plan of that kind; `packed`: of sequences of different lengths."""
-        forward = kind.startswith("forward")
-        workers, by_units = self.share_work(rows, batch, forward=forward)
-        team = workers // self.directions
-        # as sequences end, few rows are left to each thread; backwards that did not pay
-        return workers, by_units or (packed and forward and team > 1 and self._large_for(team))
+        return self._planner.plan(PassKind(True), batch, *self.sharing.share(batch, batch, forward=True))
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

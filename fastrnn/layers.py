@@ -5,22 +5,20 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 """
 
 import copy
-import json
 import math
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import validation
+from . import files, validation
 from .dropout import Mask
 from .gradients import Gradients
 from .lengths import Packed, Padded
-from .parameters import LayerParameters
+from .parameters import LayerParameters, ParameterLayout
 from .sequence import OptionalStates, Sequence, States
 from .validation import Layout, Lengths, State
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 _Layer = TypeVar("_Layer", bound="_Recurrent")
 
 _BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
-_FILE_FORMAT = 1
 
 
 class _Recurrent:
@@ -84,7 +81,7 @@ class _Recurrent:
         self._allocate()
         generator = np.random.default_rng(initial_seed)
         for sequence in self.sequences:
-            sequence.parameters.initialise(generator)
+            sequence.parameters.set(sequence.layout.drawn(generator))
 
     def _allocate(self) -> None:
         """Make `sequences`, one for each layer, and the parameters they use, all zero."""
@@ -97,24 +94,21 @@ class _Recurrent:
             self.sequences: list[Any] = self._network.layers
             self._parameters = self._network.parameters
             return
-        output_size = self.proj_size or self.hidden_size
-        self._layout = Layout(
-            self.input_size,
-            self.num_directions * output_size,
-            self.num_layers * self.num_directions,
-            (output_size, self.hidden_size) if self.cell == "lstm" else (output_size,),
-            self.batch_first,
-            self.dtype,
-        )
+        layouts = self._parameter_layouts()
+        self._layout = Layout(layouts, self.batch_first, self.dtype)
         self.sequences = []
         arrays: dict[str, np.ndarray] = {}
-        for layer in range(self.num_layers):
-            input_size = self.num_directions * output_size if layer else self.input_size
-            sizes = (self.cell, input_size, self.hidden_size, self.proj_size)
-            parameters = LayerParameters(*sizes, bias=self.bias, directions=self.num_directions, dtype=self.dtype)
-            self.sequences.append(Sequence(*sizes, parameters, self.dtype, self.backend))
-            arrays |= parameters.named(layer, parameters.directions)
+        for number, layout in enumerate(layouts):
+            parameters = LayerParameters(layout, self.dtype)
+            self.sequences.append(Sequence(layout, parameters, self.dtype, self.backend))
+            arrays |= layout.named(number, parameters.directions)
         self._parameters = MappingProxyType(arrays)
+
+    def _parameter_layouts(self) -> list[ParameterLayout]:
+        """Of each layer. Those above the first read the outputs of the one below."""
+        D, H, P = self.num_directions, self.hidden_size, self.proj_size
+        widths = [self.input_size] + [D * (P or H)] * (self.num_layers - 1)
+        return [ParameterLayout(self.cell, width, H, P, bias=self.bias, num_directions=D) for width in widths]
 
     def __call__(self, x: np.ndarray, state: State = None, lengths: Lengths = None) -> tuple[np.ndarray, State]:
         """Run the layers over a sequence.
@@ -225,11 +219,7 @@ class _Recurrent:
 
         Not kept: the training flag, the dropout generator, device and backend.
         """
-        # NumPy's files know no bfloat16, whose numbers are float32's
-        kept = np.dtype(np.float32) if self.dtype.name == "bfloat16" else self.dtype
-        arrays = {name: array.astype(kept, copy=False) for name, array in self.state_dict().items()}
-        with open(path, "wb") as file:
-            np.savez(file, fastrnn=np.array(json.dumps(self._header())), **arrays)  # type: ignore[arg-type]
+        files.write(self, path)
 
     @classmethod
     def load(
@@ -244,28 +234,7 @@ class _Recurrent:
 
         ValueError if it is another kind of file, or holds a layer of another class.
         """
-        header, arrays = _read(path)
-        return cls._from_header(header, arrays, device=device, seed=seed, backend=backend)
-
-    def _header(self) -> dict[str, Any]:
-        """What a file says of the layer beside its parameters."""
-        return {"format": _FILE_FORMAT, "class": type(self).__name__, "options": self._constructor_options()}
-
-    @classmethod
-    def _from_header(cls: type[_Layer], header: dict[str, Any], arrays: Mapping[str, Any], **where: Any) -> _Layer:
-        """The layer of a file with that header and these parameters. `where` are device, seed and backend."""
-        if header["format"] != _FILE_FORMAT:
-            raise ValueError(f"path: expected file format {_FILE_FORMAT}, got {header['format']!r}")
-        if header["class"] != cls.__name__:
-            raise ValueError(f"path: expected a file with class {cls.__name__}, got one with {header['class']}")
-        options, known = header["options"], {*cls._names_of_options()}
-        if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
-            raise ValueError(f"path: expected the options of {cls.__name__} in the file's header, got {options!r}")
-        layer = cls(**options, **where)
-        if layer.dtype.name == "bfloat16":
-            arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
-        layer.load_state_dict(arrays)
-        return layer
+        return files.read(path, cls, device=device, seed=seed, backend=backend)
 
     @classmethod
     def _names_of_options(cls) -> tuple[str, ...]:
@@ -368,7 +337,7 @@ class _Recurrent:
             dx, dstates_0, all_dweights = saved.backward(self.sequences, dy, dstates)
         dparameters: dict[str, np.ndarray] = {}
         for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights, strict=True)):
-            dparameters |= sequence.parameters.named(layer, dweights)
+            dparameters |= sequence.layout.named(layer, dweights)
         return dx, dstates_0, dparameters
 
     def _backward_layers(
@@ -450,9 +419,11 @@ class LSTM(_Recurrent):
             raise ValueError(f"forget_bias: expected None with bias=False, got {total}")
         rows = slice(self.hidden_size, 2 * self.hidden_size)
         for sequence in self.sequences:
-            for weights in sequence.parameters.directions:
+            flat = sequence.parameters.get()
+            for weights in sequence.layout.views(flat):
                 weights["bias_ih"][rows] = total
                 weights["bias_hh"][rows] = 0
+            sequence.parameters.set(flat)
 
 
 class GRU(_Recurrent):
@@ -577,29 +548,3 @@ class _Saved(NamedTuple):
 def _stacked(layers: list[States]) -> States:
     """The states of all layers, (L*D, B, n), from each layer's (D, B, n)."""
     return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
-
-
-def parsed_header(text: str) -> dict[str, Any]:
-    """What `_header` gave, from its JSON in a file. ValueError if it is something else."""
-    try:
-        header = json.loads(text)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict) or not header.keys() >= {"format", "class", "options"}:
-        raise ValueError(f"path: expected a file whose header has format, class and options, got {text!r}")
-    return header
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the parameters in a file that `save` wrote."""
-    with open(path, "rb") as file:
-        if zipfile.is_zipfile(file):
-            file.seek(0)
-            try:
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays = dict(archive) if "fastrnn" in archive else {}
-            except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
-                raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
-            if arrays:
-                return parsed_header(str(arrays.pop("fastrnn"))), arrays
-    raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

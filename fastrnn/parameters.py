@@ -1,4 +1,4 @@
-"""The parameters of one layer: where they lie in memory, what PyTorch calls them, and how they start."""
+"""The parameters of one layer: what PyTorch calls them, where they lie in memory, and how they start."""
 
 import itertools
 import math
@@ -7,60 +7,70 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.cells import Cell, cell_of
 from .memory import empty
-
-GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 # for each direction {short name: array}; biases may be None
 Directions = Sequence[Mapping[str, Any]]
 
 
-class LayerParameters:
-    """The parameters of one layer, all its directions, as views into one flat array.
+class ParameterLayout:
+    """One layer's sizes, and where its parameters lie in a flat array. No memory.
 
-    One buffer means that a kernel can tell with one pass whether any weight changed since it packed them, and that
-    an optimiser can update the whole layer in place.
-
-    flat        1-D, contiguous, 64-byte aligned; the parameters in PyTorch's order, without gaps
-    size        how many numbers they are
-    offsets     for each of the D directions {short name: where in flat it begins}, without absent biases
-    directions  for each of the D directions {short name: view into flat}:
-                weight_ih (G*H, I), weight_hh (G*H, R), bias_ih and bias_hh (G*H,) or None without bias,
-                and, with projection only, weight_hr (P, H); R is P with projection, else H
+    name          what the cell is called for users, without regard to its projection
+    cell          what the kernels know of it
+    output_size   R, the width of h: P with projection, else H
+    state_widths  (R,), or (R, H) for the LSTM
+    shapes        {short name: shape} of one direction, without absent biases, in PyTorch's order:
+                  weight_ih (G*H, I), weight_hh (G*H, R), bias_ih and bias_hh (G*H,), weight_hr (P, H)
+    offsets       for each of the D directions {short name: where in the flat array it begins}
+    size          how many numbers the flat array has; the parameters follow each other without gaps
     """
 
     def __init__(
         self,
-        cell: str,
+        name: str,
         input_size: int,
         hidden_size: int,
         proj_size: int,
         *,
         bias: bool,
-        directions: int,
-        dtype: np.dtype,
+        num_directions: int,
     ) -> None:
+        self.name = name
+        self.cell: Cell = cell_of(name, projected=proj_size > 0)
+        self.input_size = input_size
         self.hidden_size = hidden_size
-        self.shapes = _shapes(GATES[cell], input_size, hidden_size, proj_size, bias)
+        self.proj_size = proj_size
+        self.num_directions = num_directions
+        self.output_size = proj_size or hidden_size
+        self.state_widths = state_widths(name, hidden_size, proj_size)
+        rows = self.cell.gates * hidden_size
+        self.shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, input_size),
+            "weight_hh": (rows, self.output_size),
+        }
+        if bias:
+            self.shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if proj_size:
+            self.shapes["weight_hr"] = (proj_size, hidden_size)
         numbers = [math.prod(shape) for shape in self.shapes.values()]
         starts = dict(zip(self.shapes, itertools.accumulate(numbers, initial=0), strict=False))
-        self.offsets = [{name: start + d * sum(numbers) for name, start in starts.items()} for d in range(directions)]
-        self.size = directions * sum(numbers)
-        self._spans = [
-            [
-                (name, slice(start, start + math.prod(self.shapes[name])), self.shapes[name])
-                for name, start in each.items()
-            ]
-            for each in self.offsets
-        ]
+        each = range(num_directions)
+        self.offsets = [{short: start + d * sum(numbers) for short, start in starts.items()} for d in each]
+        self.size = num_directions * sum(numbers)
         self._absent: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
-        self.flat = empty((self.size,), dtype)
-        self.flat[:] = 0
-        self.directions = self.views(self.flat)
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
-        """For each direction {short name: view into `flat`}, an array of any library laid out as `self.flat` is."""
-        return [self._absent | {name: flat[span].reshape(shape) for name, span, shape in each} for each in self._spans]
+        """For each direction {short name: view, or None} into `flat`, `size` numbers in an array of any library."""
+        return [
+            self._absent
+            | {
+                short: flat[start : start + math.prod(self.shapes[short])].reshape(self.shapes[short])
+                for short, start in offsets.items()
+            }
+            for offsets in self.offsets
+        ]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""
@@ -70,6 +80,30 @@ class LayerParameters:
             for short in self.shapes
         }
 
+    def drawn(self, generator: np.random.Generator) -> np.ndarray:
+        """Numbers for all parameters, drawn uniformly from ±1/sqrt(H), as PyTorch does, in PyTorch's order.
+
+        They are float64 whatever the layer's dtype, so that one seed means the same weights in all.
+        """
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        return generator.uniform(-bound, bound, self.size)
+
+
+class LayerParameters:
+    """The parameters of one layer in memory, all its directions, as views into one flat array.
+
+    One buffer means that a kernel can tell with one pass whether any weight changed since it packed them, and that
+    an optimiser can update the whole layer in place.
+
+    flat        1-D, contiguous, 64-byte aligned, as `layout` says
+    directions  `views` of it
+    """
+
+    def __init__(self, layout: ParameterLayout, dtype: np.dtype) -> None:
+        self.flat = empty((layout.size,), dtype)
+        self.flat[:] = 0
+        self.directions = layout.views(self.flat)
+
     def get(self) -> np.ndarray:
         """All parameters as `flat` has them."""
         return self.flat
@@ -78,27 +112,11 @@ class LayerParameters:
         """Copy them from such an array."""
         self.flat[:] = values
 
-    def initialise(self, generator: np.random.Generator) -> None:
-        """Draw every parameter uniformly from ±1/sqrt(H), as PyTorch does, in PyTorch's order.
 
-        The draws are float64 whatever the layer's dtype, so that one seed means the same weights in both.
-        """
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        self.flat[:] = generator.uniform(-bound, bound, self.flat.size)
-
-
-def _shapes(gates: int, input_size: int, hidden_size: int, proj_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
-    """{short name: shape} of one direction, in PyTorch's order."""
-    rows = gates * hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "weight_ih": (rows, input_size),
-        "weight_hh": (rows, proj_size or hidden_size),
-    }
-    if bias:
-        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-    if proj_size:
-        shapes["weight_hr"] = (proj_size, hidden_size)
-    return shapes
+def state_widths(name: str, hidden_size: int, proj_size: int) -> tuple[int, ...]:
+    """The widths of the states of a cell: (R,), or (R, H) for the LSTM."""
+    output_size = proj_size or hidden_size
+    return (output_size, hidden_size) if name == "lstm" else (output_size,)
 
 
 def present(direction: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,21 +5,23 @@ A plan serves calls of any length: how many steps and rows there are is filled i
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from . import threads
-from .caches import second_level_cache
 from .kernels import block as b
 from .kernels import compiled, weight_gradient
 from .kernels import record as r
-from .kernels.cells import Cell, Stage
+from .kernels.cells import Stage
 from .kernels.planes import backward_planes, forward_planes
 from .kernels.stage import SCRATCH_BYTES
+from .locks import Lock
 from .memory import CACHE_LINE, address, empty, up
-from .packed import PackedWeights, Pieces, Weights
-from .parameters import LayerParameters
+from .parameters import ParameterLayout
+from .sharing import Sharing
 from .templates import At, Description, Plane, Table, Template, Word
+from .weights import PackedWeights, Pieces, Weights
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
@@ -27,7 +29,6 @@ _X_SUMS_BYTES = 256 * 1024
 _MOST_PLANS = 16
 _MOST_IDLE = 2
 
-KEPT_BY_A_CORE = second_level_cache()  # bytes of weights
 NEVER = 1 << 62  # so many rows
 
 _BYTES = np.dtype(np.uint8)
@@ -46,6 +47,25 @@ FORWARD_SHARED, BACKWARD_SHARED = FORWARD.index("h_0"), BACKWARD.index("h_0")
 Arrays = tuple[np.ndarray | None, ...]
 
 
+class PassKind(NamedTuple):
+    """What a plan is for: a pass over a layer, forward or backward, and its variant.
+
+    saving      forward: also writes what the backward pass needs
+    packed      backward: for batches that STARTS describes; reads the states before each step from an array (N, R),
+                "h_prev"
+    without_dy  backward: takes dy for zeros
+    keeping     backward: writes the gradients of the states at every step instead of those of the weights
+    continued   backward: one of several calls on parts of a sequence
+    """
+
+    forward: bool
+    saving: bool = False
+    packed: bool = False
+    without_dy: bool = False
+    keeping: bool = False
+    continued: bool = False
+
+
 class Plan:
     """One pass: the template of its argument blocks, and workspaces to run it in.
 
@@ -57,6 +77,7 @@ class Plan:
         self.work_bytes = work_bytes
         self.workers = workers
         self.kernel = compiled.kernel(kernel)
+        self.used = False  # again, since the planner made it or last looked at it
         self._alone = threads.runs_alone(workers, template.number)
         self._idle: list[Workspace] = []
 
@@ -96,6 +117,7 @@ class Workspace:
 
     def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
         """As `Plan.run`."""
+        # the words from PIECES to TUPLE, and VALUES
         self._pack(self._record, 8 * r.PIECES, pieces.number, pieces.address, id(arrays), *numbers)
         return compiled.run_filled(self._record_address)
 
@@ -103,51 +125,54 @@ class Workspace:
 class Planner:
     """Lays out the plans of one layer, and keeps them."""
 
-    def __init__(
-        self, cell: Cell, sizes: tuple[int, int, int], parameters: LayerParameters, dtype: np.dtype, weights: Weights
-    ) -> None:
-        self.cell = cell
-        self.input_size, self.hidden_size, projection = sizes
-        self.output_size = projection or self.hidden_size
-        # multiply-adds of a row at a step, and numbers of the weights
-        self.products = cell.gates * self.hidden_size * (self.input_size + self.output_size)
-        self.directions = len(parameters.directions)
-        self._parameters = parameters
+    def __init__(self, layout: ParameterLayout, dtype: np.dtype, weights: Weights, sharing: Sharing) -> None:
+        self.layout = layout
+        self.cell = layout.cell
+        self.input_size = layout.input_size
+        self.hidden_size = layout.hidden_size
+        self.output_size = layout.output_size
+        self.directions = layout.num_directions
         self._dtype = dtype
         self._lanes = weights.lanes
         self._weights = weights
+        self._sharing = sharing
         self._planes = {
-            "forward": forward_planes(cell),
-            "backward": backward_planes(cell),
-            "backward_keeping": backward_planes(cell, keeping=True),
+            "forward": forward_planes(self.cell),
+            "backward": backward_planes(self.cell),
+            "backward_keeping": backward_planes(self.cell, keeping=True),
         }
-        self._plans: dict[tuple[str, int, int, bool], Plan] = {}
+        self._plans: dict[tuple[PassKind, int, int, bool], Plan] = {}
+        self._lock = Lock()  # held by who adds to the plans; who looks one up needs none
 
-    def plan(self, kind: str, batch: int, workers: int, by_units: bool) -> Plan:
-        """The plan of "forward" or "backward" in a variant:
-
-        "forward saving" also writes what the backward pass needs;
-        "backward without dy" takes dy for zeros; "backward packed" is for batches that STARTS describes, and reads the
-        states before each step from an array (N, R), "h_prev"; "backward packed without dy" is both;
-        "backward keeping", or "backward keeping without dy", writes the gradients of the states at every step instead
-        of those of the weights;
-        "backward continued", and so with "packed" and "without dy", is for one of several calls on parts of a sequence.
-        """
+    def plan(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
+        """The plan for batches of so many rows, divided among so many threads by units, or by rows."""
         key = (kind, batch, workers, by_units)
         plan = self._plans.get(key)
-        if plan is None:
-            while len(self._plans) >= _MOST_PLANS:
-                self._plans.pop(next(iter(self._plans)), None)
-            direction, *variants = kind.split(" ", 1)
-            make = self._forward if direction == "forward" else self._backward
-            plan = self._plans[key] = make("".join(variants), batch, workers, by_units)
-        return plan
+        if plan is not None:
+            plan.used = True
+            return plan
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                self._make_room()
+                make = self._forward if kind.forward else self._backward
+                plan = self._plans[key] = make(kind, batch, workers, by_units)
+            return plan
 
-    def _forward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:
-        cell, packed, save = self.cell, self._weights.forward, variant == "saving"
+    def _make_room(self) -> None:
+        """For one more plan: the oldest goes that has not been used again since it was last looked at here."""
+        while len(self._plans) >= _MOST_PLANS:
+            key = next(iter(self._plans))
+            plan = self._plans.pop(key)
+            if plan.used:
+                plan.used = False
+                self._plans[key] = plan
+
+    def _forward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
+        cell, weights, save = self.cell, self._weights.forward, kind.saving
         D, H, G, S = self.directions, self.hidden_size, cell.gates, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
-        sums_row = G * packed.padded * size
+        sums_row = G * weights.padded * size
         # at least two steps for threads that share rows: one that has few left, when others have ended, would spend its
         # time on reading W and R in turns
         chunk = max(batch * min(team, 2), _X_SUMS_BYTES // sums_row)  # rows
@@ -164,43 +189,33 @@ class Planner:
             if not save:
                 planes |= {plane: Plane(kept + n * H * size, S * H * size) for n, plane in enumerate(cell.saved)}
             for n, bias in enumerate(cell.biases):
-                planes[bias.plane] = Plane(At(f"weights {d}", packed.biases[d] + n * packed.padded * size), 0)
+                planes[bias.plane] = Plane(At(f"weights {d}", weights.biases[d] + n * weights.padded * size), 0)
             for n, plane in enumerate(cell.inputs):
-                planes[plane] = Plane(sums + n * packed.padded * size, sums_row)
+                planes[plane] = Plane(sums + n * weights.padded * size, sums_row)
             header: dict[int, Word] = self._header(d, d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
                 b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
-                b.X_TILE: compiled.kernel(f"tile {packed.abreast[0]} {name}"),
+                b.X_TILE: compiled.kernel(f"tile {weights.abreast[0]} {name}"),
                 b.X_GATES: G,
                 b.X_UNITS: H,
-                b.X_MATRIX: At(f"weights {d}", packed.offsets[d][0]),
+                b.X_MATRIX: At(f"weights {d}", weights.offsets[d][0]),
                 b.X_DEPTH: self.input_size,
                 b.X_CHUNK: chunk,
-                b.X_WITHIN: self._rows_for_sums_within(team if by_units else 1) if cell.takes_x else NEVER,
+                b.X_WITHIN: self._sharing.rows_for_sums_within(team if by_units else 1) if cell.takes_x else NEVER,
                 b.X_OPERAND: At(f"x {d}"),
                 b.X_OPERAND_ROW: self.input_size * size,
                 b.X_SUMS: sums,
                 b.X_SUMS_ROW: sums_row,
-                b.X_SUMS_GATE: packed.padded * size,
+                b.X_SUMS_GATE: weights.padded * size,
             }
-            header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, packed)
+            header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, weights)
             tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
             descriptions.append(Description(header, planes, tables))
         template = self._template(descriptions, "forward", team, NUMBERS, FORWARD)
         return Plan("loop forward", template, D * direction_bytes, workers)
 
-    def _rows_for_sums_within(self, parts: int) -> int:
-        """From how many rows on a step's sums W x are best made together with R h; `parts` threads divide the weights.
-
-        That saves writing and reading the sums, but then W is read at each step: it pays for few rows only where a core
-        keeps both matrices. Measured (LSTM, GRU and RNN, H from 32 to 512, B from 1 to 64).
-        """
-        kept = self.products * self._dtype.itemsize / parts / KEPT_BY_A_CORE
-        return 4 if kept <= 0.6 else 16 if kept <= 1 else 24
-
-    def _backward(self, variant: str, batch: int, workers: int, by_units: bool) -> Plan:
-        cell, packed = self.cell, self._weights.backward
-        keeping, continued = variant.startswith("keeping"), variant.startswith("continued")
-        direction = "backward_keeping" if keeping else "backward"
+    def _backward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
+        cell, weights = self.cell, self._weights.backward
+        direction = "backward_keeping" if kind.keeping else "backward"
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
         name = self._dtype.name
@@ -209,16 +224,16 @@ class Planner:
         direction_bytes = team * scratch_bytes
         descriptions = []
         for d in range(D):
-            zeros = At(f"weights {d}", packed.zeros)
+            zeros = At(f"weights {d}", weights.zeros)
             scratch = At("work", d * direction_bytes)
             h_row, dh_0 = R * size, At(f"dh_0 {d}")
             planes = self._state_planes(d, True, b.ENDING)
             planes["zero"] = Plane(zeros, 0)
             planes["dy"] = planes["zero"]
-            if "without dy" not in variant:
+            if not kind.without_dy:
                 planes["dy"] = Plane(At(f"dy {d}", d * h_row), D * h_row, b.THIS_STEP)
             planes["dh"] = Plane(At(f"dh {d}"), h_row, b.THIS_STEP)
-            if keeping:
+            if kind.keeping:
                 planes["carried"] = Plane(At(f"carried {d}"), h_row, b.THIS_STEP)
                 planes["dc_t"] = Plane(At(f"dc_t {d}"), H * size, b.THIS_STEP)
             if cell.carries_hidden:
@@ -227,20 +242,20 @@ class Planner:
                 planes["dh_next"] = Plane(zeros, 0, b.FIXED, b.BEGINNING, dh_0, h_row)
             planes["dc_next"] = Plane(At(f"dc_0 {d}"), H * size)
             towards_x = cell.saved.index(cell.input_gradient[0][0])
-            gradients = [] if keeping else self._gradients(d, batch, "packed" in variant, continued)
+            gradients = [] if kind.keeping else self._gradients(d, batch, kind)
             header: dict[int, Word] = self._header(d, d == 0, batch, by_units, scratch, scratch_bytes) | {
                 b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
                 b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
-                b.DX_TILE: compiled.kernel(f"tile {packed.abreast[0]} {name}"),
+                b.DX_TILE: compiled.kernel(f"tile {weights.abreast[0]} {name}"),
                 b.DX_UNITS: self.input_size,
                 b.DX_OPERAND: At(f"gates {d}", towards_x * H * size),
                 b.DX_OPERAND_ROW: S * H * size,
-                b.DX_MATRIX: At(f"weights {d}", packed.offsets[d][0]),
-                b.DX_DEPTH: packed.depths[0],
+                b.DX_MATRIX: At(f"weights {d}", weights.offsets[d][0]),
+                b.DX_DEPTH: weights.depths[0],
                 b.GRADIENT_KERNEL: compiled.kernel(f"weight_gradient {name}"),
                 b.GRADIENTS: len(gradients),
             }
-            header |= self._stages(d, direction, cell.backward, packed)
+            header |= self._stages(d, direction, cell.backward, weights)
             dh_next = (dh_0, h_row) if cell.carries_hidden else (zeros, 0)
             tables: dict[int, Table] = {
                 b.DH_0_TABLE: [(zeros, 0, *dh_next, dh_0, h_row)],
@@ -248,7 +263,7 @@ class Planner:
                 b.GRADIENT_TABLE: gradients,
             }
             descriptions.append(Description(header, planes, tables))
-        numbers, arrays = CONTINUED_NUMBERS if continued else NUMBERS, KEEPING if keeping else BACKWARD
+        numbers, arrays = CONTINUED_NUMBERS if kind.continued else NUMBERS, KEEPING if kind.keeping else BACKWARD
         template = self._template(descriptions, direction, team, numbers, arrays)
         return Plan("loop backward", template, D * direction_bytes, workers)
 
@@ -281,7 +296,7 @@ class Planner:
             b.SCRATCH_BYTES: scratch_bytes,
         }
 
-    def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], packed: PackedWeights) -> dict[int, Word]:
+    def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], weights: PackedWeights) -> dict[int, Word]:
         """The header's words for the stages; matrix 0 is W, the stages' follow."""
         words: dict[int, Word] = {b.STAGES: len(stages)}
         planes = self._planes[direction.removesuffix("_saving")]
@@ -290,11 +305,11 @@ class Planner:
             kernel = f"stage {direction} {self.cell.name} {number} {self._dtype.name}"
             words |= {
                 start + b.STAGE_KERNEL: compiled.kernel(kernel),
-                start + b.STAGE_TILE: compiled.kernel(f"tile {packed.abreast[number + 1]} {self._dtype.name}"),
+                start + b.STAGE_TILE: compiled.kernel(f"tile {weights.abreast[number + 1]} {self._dtype.name}"),
                 start + b.STAGE_UNITS: self.output_size if stage.units == "output" else self.hidden_size,
                 start + b.STAGE_OPERAND: planes.index(stage.operand[0]),
-                start + b.STAGE_MATRIX: At(f"weights {d}", packed.offsets[d][number + 1]),
-                start + b.STAGE_DEPTH: packed.depths[number + 1],
+                start + b.STAGE_MATRIX: At(f"weights {d}", weights.offsets[d][number + 1]),
+                start + b.STAGE_DEPTH: weights.depths[number + 1],
             }
         return words
 
@@ -321,21 +336,21 @@ class Planner:
         planes["zero"] = Plane(At(f"weights {d}", self._weights.forward.zeros), 0)
         return planes
 
-    def _gradients(self, d: int, batch: int, packed: bool, continued: bool) -> list[tuple[Word, ...]]:
+    def _gradients(self, d: int, batch: int, kind: PassKind) -> list[tuple[Word, ...]]:
         """The products of the weight gradients, as words (see `kernels/weight_gradient.py`)."""
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(self.cell.saved)
         size = self._dtype.itemsize
-        offsets = {name: offset * size for name, offset in self._parameters.offsets[d].items()}
+        offsets = {name: offset * size for name, offset in self.layout.offsets[d].items()}
 
         def plane(name: str) -> At:
             return At(f"gates {d}", self.cell.saved.index(name) * H * size)
 
         def product(weight: str, operand: str, gate: int) -> tuple[Word, ...]:
-            units = self._parameters.shapes[weight][1]
+            units = self.layout.shapes[weight][1]
             out = At(f"dflat {d}", offsets[weight] + gate * H * units * size)
             if operand == "x":
                 return (At(f"x {d}"), self.input_size * size, units, out, 0, 0, 0)
-            if operand == "h_prev" and packed:
+            if operand == "h_prev" and kind.packed:
                 return (At(f"h_prev {d}"), R * size, units, out, 0, 0, 0)
             if operand == "h_prev":
                 # the gradients of a step meet h of the step before it, in the direction's order; at first h_0
@@ -345,7 +360,7 @@ class Planner:
             return (plane(operand), S * H * size, units, out, 0, 0, 0)
 
         sign = 1 if d else -1  # as the loop goes
-        cut: tuple[Word, ...] = (At(f"before {d}"), At(f"more {d}"), At(f"open {d}")) if continued else (0, 0, 0)
+        cut: tuple[Word, ...] = (At(f"before {d}"), At(f"more {d}"), At(f"open {d}")) if kind.continued else (0, 0, 0)
         jobs: list[tuple[Word, ...]] = []
         for entry in self.cell.weight_gradients:
             if entry.planes == ("dh",):

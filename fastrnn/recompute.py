@@ -40,7 +40,7 @@ def forward(
     """Return y, the final states, and what the backward pass needs: as `Sequence.forward`, through all layers."""
     total = x.size // x.shape[-1]
     batch = states[0].shape[1]
-    directions = len(sequences[0].parameters.directions)
+    directions = sequences[0].layout.num_directions
     segments = _cut(total // batch if rows is None else rows.steps, total, batch, rows, directions)
     masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]] if dropout else []
     if directions == 1:
@@ -126,7 +126,7 @@ class _Stack:
         two = len(self._segments[0]) == 2
         dx = np.full_like(self.x, -0.0) if two else np.empty_like(self.x)  # -0: a + -0 is a, for any a
         # for gradients of what layers read; the first one's go to dx at once, unless two are to be added
-        rooms = [self._room(s.input_size, dx.dtype) if n or two else None for n, s in enumerate(sequences)]
+        rooms = [self._room(s.layout.input_size, dx.dtype) if n or two else None for n, s in enumerate(sequences)]
         for layer in layers:
             layer.begin_backward()
         last = len(self._segments) - 1

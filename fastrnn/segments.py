@@ -16,8 +16,9 @@ from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
 from .memory import address, empty
-from .packed import NOTHING
+from .plans import PassKind
 from .sequence import States
+from .weights import NOTHING
 
 Arrays = list[np.ndarray]  # one for each direction
 _Values = tuple[tuple[int, ...], plans.Arrays]  # of a plan for one direction: numbers, arrays
@@ -75,7 +76,7 @@ class SegmentedLayer:
         h, c = _split(states)
         weights = (self._forward_weights.address,)
         each: list[_Values] = [(weights, (x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))]
-        self._run("forward", segments, each)
+        self._run(PassKind(True), segments, each)
         self._move_on(segments, h, _halves(y))
 
     def forward_saving(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
@@ -93,7 +94,7 @@ class SegmentedLayer:
         each: list[_Values] = [
             (weights, (x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
         ]
-        self._run("forward saving", segments, each)
+        self._run(PassKind(True, saving=True), segments, each)
         self._move_on(segments, h, _halves(y))
         if layer.cell.has_cell_state:
             self._move_on(segments, c, cells)
@@ -102,7 +103,7 @@ class SegmentedLayer:
         """Begin the sums of the weight gradients."""
         layer = self._layer
         self._backward_weights = layer.weights.current(layer.weights.backward)
-        self._dflat, self._open = np.zeros((2, layer.parameters.size), layer.dtype)
+        self._dflat, self._open = np.zeros((2, layer.layout.size), layer.dtype)
         self._taken = [0] * layer.directions  # rows that are in these sums
 
     def backward(self, segments: Segments, dy: Arrays | None, dx: Arrays, dstates: States, more: bool) -> None:
@@ -130,18 +131,19 @@ class SegmentedLayer:
                 dh_0[d], dc_0[d], dh, dx[d],
             )))  # fmt: skip
             self._taken[d] += segment.number
-        kind = "backward continued" if segments[0].rows is None else "backward continued packed"
-        self._run(kind if dy is not None else f"{kind} without dy", segments, each)
+        kind = PassKind(False, packed=segments[0].rows is not None, without_dy=dy is None, continued=True)
+        self._run(kind, segments, each)
 
     def gradients(self) -> list[dict[str, np.ndarray]]:
         """For each direction {short name: gradient}, when all segments have been run."""
         return self._layer.named_gradients(self._dflat)
 
-    def _run(self, kind: str, segments: Segments, each: list[_Values]) -> None:
+    def _run(self, kind: PassKind, segments: Segments, each: list[_Values]) -> None:
         """`each`: what the plan takes, numbers from the weights on."""
         layer = self._layer
         most = max(s.number for s in segments)
-        workers, by_units = layer.share_plan(kind, most, self._batch, packed=segments[0].rows is not None)
+        packed = segments[0].rows is not None
+        workers, by_units = layer.sharing.share(most, self._batch, forward=kind.forward, packed=packed)
         numbers: list[int] = []
         arrays: plans.Arrays = ()
         for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import reference
 from .lengths import Packed, Padded
-from .parameters import Directions, LayerParameters, present
+from .parameters import Directions, LayerParameters, ParameterLayout, present
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -22,25 +22,13 @@ class Sequence:
     Arguments may be read-only and are never written to.
     """
 
-    def __init__(
-        self,
-        cell: str,
-        input_size: int,
-        hidden_size: int,
-        proj_size: int,
-        parameters: LayerParameters,
-        dtype: np.dtype,
-        backend: str,
-    ) -> None:
-        self.cell = cell
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.proj_size = proj_size
+    def __init__(self, layout: ParameterLayout, parameters: LayerParameters, dtype: np.dtype, backend: str) -> None:
+        self.layout = layout
         self.parameters = parameters
         self.dtype = dtype
         self.backend = backend
         self._cpu: CpuLayer | None = None
-        self.output_size = len(parameters.directions) * (proj_size or hidden_size)
+        self.output_size = layout.num_directions * layout.output_size
 
     def forward(
         self,
@@ -103,8 +91,7 @@ class Sequence:
         if self._cpu is None:
             from .cpu import CpuLayer
 
-            sizes = (self.input_size, self.hidden_size, self.proj_size)
-            self._cpu = CpuLayer(self.cell, sizes, self.parameters, self.dtype)
+            self._cpu = CpuLayer(self.layout, self.parameters, self.dtype)
         return self._cpu
 
     def _forward_reference(
@@ -113,12 +100,12 @@ class Sequence:
         """Sequences of different lengths are run one by one, each as a batch of its own."""
         y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
         states_n = tuple(s.copy() for s in states)
-        width = self.proj_size or self.hidden_size
+        width = self.layout.output_size
         runs = []
         for d, direction in enumerate(self.parameters.directions if weights is None else weights):
-            for where, batch in _blocks(x.shape, rows):
+            for where, batch in _blocks(rows):
                 initial = tuple(s[d, batch] for s in states)
-                y_d, final, saved = reference.forward(self.cell, x[where], initial, direction, reverse=d == 1)
+                y_d, final, saved = reference.forward(self.layout.name, x[where], initial, direction, reverse=d == 1)
                 y[..., d * width : (d + 1) * width][where] = y_d
                 for s, s_n in zip(states_n, final, strict=True):
                     s[d, batch] = s_n
@@ -133,7 +120,7 @@ class Sequence:
         dx = np.zeros_like(saved.x)
         dstates_0 = tuple(s.copy() for s in _zeros_for_none(dstates, saved.states))
         dweights = self._zero_gradients()
-        width = self.proj_size or self.hidden_size
+        width = self.layout.output_size
         for d, where, batch, saved_run in saved.runs:
             final = tuple(s[d, batch] for s in dstates_0)
             dy_d = dy[..., d * width : (d + 1) * width][where]
@@ -153,10 +140,7 @@ class Sequence:
         return np.zeros_like(saved.x), dstates_0, self._zero_gradients()
 
     def _zero_gradients(self) -> list[dict[str, np.ndarray]]:
-        shapes = self.parameters.shapes
-        return [
-            {short: np.zeros(shape, self.dtype) for short, shape in shapes.items()} for _ in self.parameters.directions
-        ]
+        return list(map(present, self.layout.views(np.zeros(self.layout.size, self.dtype))))
 
 
 class _Saved(NamedTuple):
@@ -174,7 +158,7 @@ class _Empty(NamedTuple):
     states: States
 
 
-def _blocks(shape: tuple[int, ...], rows: Packed | None) -> list[tuple[Any, Any]]:
+def _blocks(rows: Packed | None) -> list[tuple[Any, Any]]:
     """What the reference runs at once, as places in x and rows of the states: all, or each sequence for itself."""
     if rows is None:
         return [(..., slice(None))]

@@ -42,7 +42,7 @@ class Stream(FrameByFrame):
         super().__init__(layer, batch_size)
         self._shape = (self.batch_size, layer.input_size)
         self._flat_shape = (layer.input_size,) if self.batch_size == 1 else None
-        L, B, R = layer.num_layers, self.batch_size, layer.proj_size or layer.hidden_size
+        L, B, R = layer.num_layers, self.batch_size, layer.sequences[-1].layout.output_size
         # h before a step and after it, in turn; c is updated in place
         self._h = np.zeros((2, L, B, R), self.dtype)
         self._c = np.zeros((L, B, layer.hidden_size), self.dtype) if layer.cell == "lstm" else None
@@ -55,7 +55,7 @@ class Stream(FrameByFrame):
     def step(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,).
 
-        With `out`, an array of that shape, the result is written there and nothing is allocated. TypeError and
+        With `out`, an array of that shape, the result is written there, and no array is made. TypeError and
         ValueError as in calling the layer; the state is then unchanged.
         """
         if (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .lengths import Padded
+from .parameters import ParameterLayout
 from .zeros import ZeroStates
 
 State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the others' is an array h
@@ -198,19 +199,12 @@ class Layout:
     Outside, sequences may be batch-first, both may have no batch dimension, and memory may be in any order.
     """
 
-    def __init__(
-        self,
-        input_size: int,  # the width of x
-        output_size: int,  # the width of y: D*R
-        rows: int,  # L*D
-        widths: tuple[int, ...],  # of the states: (R,), or (R, H) for the LSTM
-        batch_first: bool,
-        dtype: np.dtype,
-    ) -> None:
-        self.input_size = input_size
-        self.output_size = output_size
-        self.rows = rows
-        self.widths = widths
+    def __init__(self, layers: Sequence[ParameterLayout], batch_first: bool, dtype: np.dtype) -> None:
+        first = layers[0]
+        self.input_size = first.input_size  # the width of x
+        self.output_size = first.num_directions * first.output_size  # the width of y
+        self.rows = len(layers) * first.num_directions  # of the states
+        self.widths = widths = first.state_widths
         self.batch_first = batch_first
         self.dtype = dtype
         self.state_names = ("h_0", "c_0")[: len(widths)]
@@ -282,7 +276,7 @@ class Layout:
     ) -> tuple[Any, ...]:
         """The arrays of the state passed as `argument` as used inside; with `or_none`, None stays None."""
         states = list(state_arrays(argument, names, state))
-        for n, value in enumerate(states):  # `zip` with three arguments would take a third of the time
+        for n, value in enumerate(states):  # a `zip` would cost a third of the time that all this takes
             if value is not None or not or_none:
                 shape = (self.rows, batch, self.widths[n]) if batched else (self.rows, self.widths[n])
                 value = self._shaped_array(names[n], value, shape)

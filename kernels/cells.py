@@ -413,3 +413,8 @@ RNN_TANH = _rnn("rnn_tanh", rnn_tanh, rnn_tanh_backward)
 RNN_RELU = _rnn("rnn_relu", rnn_relu, rnn_relu_backward)
 
 CELLS = {cell.name: cell for cell in (LSTM, LSTM_PROJECTED, GRU, GRU_RESET_BEFORE, RNN_TANH, RNN_RELU)}
+
+
+def cell_of(name: str, *, projected: bool) -> Cell:
+    """The cell of a layer by the name that users know it by: with a projection, the LSTM is another cell."""
+    return CELLS[f"{name}_projected" if projected else name]

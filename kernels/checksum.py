@@ -5,11 +5,11 @@ s, and the lanes are joined in the same way: if a single w changes, it always sh
 unless they are made for it, with a chance of about 2⁻⁶⁴. Without the rotation the highest bit would reach no other, and
 two changes of sign would cancel.
 
-The multiplication costs more than all the rest, so w = a ⊕ rotate(b) takes two words of memory, 64 bytes apart. A
-change of one of them always shows; changes of both do unless that of a is just that of b, turned. Words that change
-alike do not cancel then, as with signs that are turned, places that are swapped, or one number in place of another:
-turned by an odd number of bits, only a change of all 64 bits, or of none, is like itself. Turned by about half a
-float32, a change of exponent and leading bits meets one of the last bits.
+The multiplication costs more than all the rest, so w = a ⊕ rotate(b, 17) takes two words of memory, 64 bytes apart. A
+change of one of them always shows. Changes Δa and Δb of both cancel just if Δa = rotate(Δb, 17). Where both words
+change alike, as when signs are turned, places swapped, or one number put in place of another, Δa = Δb; and because 17
+is odd, that is its own rotation only if no bit changes, or all 64. And 17 is about half a float32: for a change of
+sign, exponent and leading bits in one word, only one of last bits in the other would do.
 """
 
 from llvmlite import ir

@@ -19,12 +19,12 @@ from numba import cfunc, njit, prange, types
 from numba.extending import overload
 
 from . import record as r
+from .affinity import part_company
 from .block import PROCESSORS
 from .checksum import make_checksum, unchanged
 from .copying import make_copying
 from .options import CACHED, OPTIONS
 from .packing import make_packing
-from .processors import part_company
 from .stage import make_added_product, make_product, make_stage
 from .target import target_hash, vector_unit
 from .tile import make_tile
@@ -112,7 +112,9 @@ def origins() -> dict[str, bool]:
     if together.cache_info().currsize:
         starters["run together"] = together()
     found = {name: sum(function.stats.cache_hits.values()) > 0 for name, function in starters.items()}
-    return found | {name: kernel.cache_hits > 0 for name, kernel in _kernels.items()}
+    with _lock:
+        kernels = dict(_kernels)
+    return found | {name: function.cache_hits > 0 for name, function in kernels.items()}
 
 
 def cache_folder() -> Path | None:
@@ -147,10 +149,13 @@ def _compile(arity, key):
         def entry(a, b, c, d, e, f, g, h, i, j, k):
             _run(key, (a, b, c, d, e, f, g, h, i, j, k))
 
-    else:
+    elif arity == 16:
 
         def entry(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
             _run(key, (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
+
+    else:
+        raise ValueError(f"arity: expected 3, 5, 11 or 16, got {arity}")
 
     return cfunc(types.void(*[types.int64] * arity), nogil=True, **CACHED)(_files_of_its_own(key)(entry))
 
@@ -203,10 +208,11 @@ def _make_run_filled(stamp):
             array = load_word(item + place)
             store_word(word + place, 0 if array == none else load_word(array + r.ADDRESS_IN_ARRAY))
         block = load_word(record + 8 * r.BLOCK)
-        table = load_word(record + 8 * r.FILL_TABLE)
-        for entry in range(table, table + 24 * load_word(record + 8 * r.FILLS), 24):
-            value = load_word(record + load_word(entry + 8))
-            store_word(block + load_word(entry), value + load_word(entry + 16))
+        fill = load_word(record + 8 * r.FILL_TABLE)
+        for _ in range(load_word(record + 8 * r.FILLS)):
+            value = load_word(record + load_word(fill + 8 * r.VALUE)) + load_word(fill + 8 * r.ADDED)
+            store_word(block + load_word(fill + 8 * r.PLACE), value)
+            fill += 8 * r.FILL_WORDS
         kernel = load_word(record + 8 * r.KERNEL)
         block_bytes = load_word(record + 8 * r.BLOCK_BYTES)
         for team in range(load_word(record + 8 * r.TEAMS)):

@@ -8,7 +8,7 @@ themselves. How CPython and NumPy lay these out is said here, and `memory.py` re
 
 BLOCK = 0  # address of the block, or of several, one behind the other
 FILLS = 1  # how many words of the blocks are filled in
-FILL_TABLE = 2  # address of (FILLS, 3): where in the blocks, which word of the record, both in bytes, and what to add
+FILL_TABLE = 2  # address of (FILLS, FILL_WORDS)
 KERNEL = 3  # address of the kernel that one thread then runs on
 TEAMS = 4  # so many blocks, or 0; they are
 BLOCK_BYTES = 5  # apart
@@ -21,6 +21,12 @@ PIECES = 11  # how many pieces of memory must not have changed, else nothing is 
 PIECE_TABLE = 12  # address of their table (see `checksum.py`)
 TUPLE = 13  # address of the tuple of arrays
 VALUES = 14  # numbers that are filled in
+
+# of an entry of the fill table
+PLACE = 0  # where in the blocks, in bytes
+VALUE = 1  # which word of the record is put there, in bytes
+ADDED = 2  # and what is added to it
+FILL_WORDS = 3
 
 # what objects begin with, in bytes
 ITEMS_IN_TUPLE = tuple.__basicsize__  # then `PyObject *ob_item[]`

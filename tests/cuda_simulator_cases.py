@@ -238,6 +238,19 @@ def test_a_stream_gives_what_one_call_gives(kind):
     np.testing.assert_array_equal(out, steps[0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_stream_shares_no_memory_with_its_caller(kind):
+    layer = make_layer(kind, 3, 4, device="cuda")
+    stream = layer.stream()
+    widths = 2 if kind == "lstm" else 1
+    given = [np.ones((1, 1, 4), np.float32) for _ in range(widths)]
+    stream.reset(tuple(given) if widths == 2 else given[0])
+    for array in (*given, *as_tuple(stream.state)):
+        array[...] = 99
+    for array in as_tuple(stream.state):
+        np.testing.assert_array_equal(array, 1)
+
+
 def test_check_finds_agreement():
     layer = make_layer("gru", 3, 4, device="cuda", num_layers=2, dropout=0.5)
     x = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
@@ -278,6 +291,25 @@ def test_files_pickles_and_state_dicts(kind, tmp_path):
         assert each.dtype == layer.dtype
         for name, array in layer.parameters.items():
             np.testing.assert_array_equal(each.parameters[name], array)
+
+
+@pytest.mark.parametrize("kind", ["lstmp", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_conversions(kind, dtype, tmp_path):
+    layer = make_layer(kind, 2, 3, device="cuda", dtype=dtype)
+    fastrnn.save_safetensors(layer, tmp_path / "layer.safetensors")
+    loaded = fastrnn.load_safetensors(tmp_path / "layer.safetensors", device="cuda")
+    assert loaded.dtype == layer.dtype
+    module = fastrnn.to_torch(layer)
+    for name, array in layer.parameters.items():
+        np.testing.assert_array_equal(loaded.parameters[name], array)
+        assert str(getattr(module, name).dtype) == f"torch.{dtype}"
+        np.testing.assert_array_equal(getattr(module, name).detach().double().numpy(), np.float64(array))
+
+
+def test_onnx_has_no_bfloat16():
+    with pytest.raises(ValueError, match="layer: expected float16, float32 or float64, which"):
+        fastrnn.to_onnx(make_layer("gru", 2, 3, device="cuda", dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
@@ -431,7 +463,7 @@ def test_tensors_give_what_numpy_arrays_give(kind, dtype):
     y, states, saved = cuda.forward(tensors, x, tuple(up(problem.state)), True)
     dx, dstates, gradients = cuda.backward(saved, dy, tuple(up(problem.dstate)))
     found = {"vjp y": y, "dx": dx, "vjp h_n": states[0], "dh_0": dstates[0]}
-    found |= {f"d{name}": array for name, array in cuda.parameters.named(0, gradients).items()}
+    found |= {f"d{name}": array for name, array in cuda.layout.named(0, gradients).items()}
     bound = 1e-6 if dtype == "float32" else 2e-2
     for name, array in found.items():
         assert array.dtype == getattr(torch, dtype)

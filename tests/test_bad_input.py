@@ -362,7 +362,7 @@ def test_load_refuses_a_missing_file(path):
 
 
 def test_load_refuses_files_of_a_later_format(path, monkeypatch):
-    monkeypatch.setattr("fastrnn.layers._FILE_FORMAT", 2)
+    monkeypatch.setattr("fastrnn.files.FORMAT", 2)
     fastrnn.GRU(I, H).save(path)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="path: expected file format 1, got 2"):

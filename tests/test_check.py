@@ -408,7 +408,7 @@ def test_the_configurations_cover_every_option_and_way_to_share_work(cell, threa
     try:
         chosen = cases([cell], ["float32"], threads)
         shared = {
-            case.layer().sequences[0].kernels().share_work(case.T * case.B, case.B, forward=forward)
+            case.layer().sequences[0].kernels().sharing.share(case.T * case.B, case.B, forward=forward)
             for case in chosen
             for forward in (True, False)
         }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastrnn.memory import address
-from fastrnn.packed import pieces_of, take_checksums
+from fastrnn.weights import pieces_of, take_checksums
 
 # in 32-bit words: a checksum takes 16 at once, 256 in a round, and what is left over one by one
 SIZES = [1, 2, 15, 16, 17, 31, 32, 33, 100, 255, 256, 257, 300, 512, 1000]

@@ -200,7 +200,7 @@ def test_gradients_in_time_have_the_same_bits_on_any_number_of_threads(kind, B, 
         _, _, saved = layer.sequences[0].forward(problem.x, problem.state, save=True)
         dx, carried, dc = kernels.gradients_in_time(saved, problem.dy, problem.dstate)
         results[number] = {"dx": dx, "carried": carried} | ({} if dc is None else {"dc": dc})
-    assert kernels.share_work(12 * B, B, forward=False) == (4, B == 1)
+    assert kernels.sharing.share(12 * B, B, forward=False) == (4, B == 1)
     assert_same_bits(results[2], results[1])
     assert_same_bits(results[4], results[1])
     _, backward = layer.vjp(problem.x, as_state(problem.state))

@@ -540,6 +540,28 @@ def test_training_takes_one_budget(budget):
 # NumPy's matrix products
 
 
+def test_blas_gets_its_threads_back_when_the_last_of_several_uses_ends():
+    from fastrnn import blas
+
+    functions = blas._functions()
+    if functions is None:
+        pytest.skip("NumPy's BLAS has no function for it")
+    setter, getter = functions
+    before = getter()
+    setter(2)
+    several = getter()
+    try:
+        first, second = blas.one_thread(), blas.one_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert getter() == 1
+        second.__exit__(None, None, None)
+        assert getter() == several
+    finally:
+        setter(before)
+
+
 def test_blas_is_brought_to_one_thread():
     """In a process of its own: there is no way back in this one. NumPy from PyPI has OpenBLAS; others may differ."""
     code = """

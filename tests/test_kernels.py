@@ -325,7 +325,7 @@ def run_fenced(side):
                         everything(layer, problem, lengths)
     # the sums of the inputs made apart, of two steps at a time, and of the last one alone; few of its rows are there
     fastrnn.plans._X_SUMS_BYTES = 1
-    fastrnn.plans.Planner._rows_for_sums_within = lambda planner, parts: fastrnn.plans.NEVER
+    fastrnn.sharing.Sharing.rows_for_sums_within = lambda sharing, parts: fastrnn.plans.NEVER
     T, B, I, H = 9, 16, 40, 60
     for kind in KINDS:
         print(f"{kind} in chunks", flush=True)
@@ -550,7 +550,7 @@ def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, pack
 
 
 def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
-    from fastrnn.packed import Weights
+    from fastrnn.weights import Weights
 
     own, others = (make_layer("gru", 5, 21, seed=seed) for seed in (0, 1))
     problem = random_problem(own, 4, 3)

@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
-from fastrnn import cpu, plans
+from fastrnn import plans, sharing
 from fastrnn.lengths import Packed, Padded
+from fastrnn.plans import PassKind
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -204,8 +205,8 @@ def test_threads_compute_what_one_does(kind, sharing, number, threads):
 def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, threads, monkeypatch):
     """Forwards by units, and backwards by rows."""
     lengths = np.random.default_rng(5).integers(0, 22, 27)
-    monkeypatch.setattr(cpu, "KEPT_BY_A_CORE", 0)
-    monkeypatch.setattr(cpu, "_FEW_ROWS_OF_LARGE", 0)
+    monkeypatch.setattr(sharing, "KEPT_BY_A_CORE", 0)
+    monkeypatch.setattr(sharing, "_FEW_ROWS_OF_LARGE", 0)
     layer = make_layer(kind, 40, 16 * 4 * number)
     problem = random_problem(layer, 22, len(lengths))
     threads(1)
@@ -213,8 +214,8 @@ def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, t
     threads(number)
     assert_same_bits(everything(layer, problem, lengths), expected)
     used = {key[:1] + key[2:] for key in layer.sequences[0].kernels()._planner._plans}
-    assert ("forward saving", number, True) in used
-    assert ("backward packed", number, False) in used
+    assert (PassKind(True, saving=True), number, True) in used
+    assert (PassKind(False, packed=True), number, False) in used
 
 
 @every_kind
@@ -228,7 +229,7 @@ def test_threads_that_share_rows_do_not_meet_in_chunks_of_inputs(kind, number, t
     expected = everything(layer, problem, lengths)
     threads(number)
     monkeypatch.setattr(plans, "_X_SUMS_BYTES", 1 << 16)
-    monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts: plans.NEVER)
+    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: plans.NEVER)
     for _ in range(3):
         fresh = make_layer(kind, 40, 37)
         assert_same_bits(everything(fresh, problem, lengths), expected)

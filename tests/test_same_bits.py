@@ -27,7 +27,6 @@ from conftest import (
 )
 from fastrnn.kernels.target import vector_unit
 
-import fastrnn
 from fastrnn.plans import Plan
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +101,7 @@ def test_larger_teams_compute_what_one_thread_does(kind, sharing, number, thread
 @every_kind
 def test_more_threads_than_groups_of_units(kind, threads, teams):
     """Some of the team have no units, but meet the others."""
-    layer = make_layer(kind, 3000, 17)
+    layer = make_layer(kind, 12000, vector_unit().lanes(4) + 1)  # two groups
     problem = random_problem(layer, 6, 2)
     threads(1)
     expected = everything(layer, problem)
@@ -165,15 +164,15 @@ def test_gradients_in_time_do_not_depend_on_a_cut(kind, dtype, cut):
 @every_kind
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, teams, monkeypatch):
-    from fastrnn import plans
+    from fastrnn import plans, sharing
 
     T, B, I, H, _ = SHARING["by_rows"]
     whole = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     problem = random_problem(whole, T, B)
     threads(2)
     expected = everything(whole, problem)
-    numbers = B * fastrnn.parameters.GATES[whole.cell] * -(-H // 16) * 16  # of a step
-    monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts: plans.NEVER)
+    numbers = B * whole.sequences[0].layout.cell.gates * -(-H // 16) * 16  # of a step
+    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: plans.NEVER)
     monkeypatch.setattr(plans, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
     in_chunks = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     assert_same_bits(everything(in_chunks, problem), expected)
@@ -185,13 +184,13 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
 @pytest.mark.parametrize("rows", [1, 6])
 def test_a_step_may_make_its_sums_of_the_inputs_itself(kind, dtype, rows, number, threads, monkeypatch):
     """From so many rows on; as sequences end, or begin backwards, some steps do and some do not."""
-    from fastrnn import plans
+    from fastrnn import plans, sharing
 
     lengths = np.random.default_rng(9).integers(0, 25, 18)
     threads(1)
     results = []
     for least in (plans.NEVER, rows):
-        monkeypatch.setattr(plans.Planner, "_rows_for_sums_within", lambda planner, parts, least=least: least)
+        monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts, least=least: least)
         layer = make_layer(kind, 40, 37, bidirectional=True, dtype=dtype)
         problem = random_problem(layer, 25, len(lengths))
         results.append([everything(layer, problem), everything(layer, problem, lengths)])

@@ -14,13 +14,13 @@ BACKENDS = ("cpu", "reference")
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_may_use_different_numbers_of_threads(kind, threads, monkeypatch):
     """As where the first layer has few inputs, and so too little work for two threads."""
-    from fastrnn.cpu import CpuLayer
+    from fastrnn.sharing import Sharing
 
     layer = make_layer(kind, 1, 37, num_layers=2)
     problem = random_problem(layer, 5, 3)
     threads(2)
     monkeypatch.setattr(
-        CpuLayer, "share_work", lambda self, *_, **__: (1, False) if self.input_size == 1 else (2, True)
+        Sharing, "share", lambda self, *_, **__: (1, False) if self.layout.input_size == 1 else (2, True)
     )
     stream = layer.stream(3)
     stream.reset(as_state(problem.state))

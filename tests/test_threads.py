@@ -16,7 +16,6 @@ import pytest
 from conftest import assert_same_bits, everything, make_layer, outputs, random_problem
 
 import fastrnn
-from fastrnn import cpu
 from fastrnn import threads as fastrnn_threads
 
 # T, B, I, H, D that two threads share: by hidden units, by rows of the batch, by directions
@@ -109,16 +108,16 @@ def test_forwards_units_are_divided_where_the_weights_nearly_fill_a_cache(kind, 
     H = 4 * 2 * 16  # four groups of the longest vectors for each of two threads
     layer = make_layer(kind, 40, H)
     kernels = layer.sequences[0].kernels()
-    weights = kernels._products * layer.dtype.itemsize
+    weights = kernels.sharing._bytes
     problem = random_problem(layer, 9, 23)
     threads(1)
     expected = everything(layer, problem)
     threads(2)
     for cache, forward in ((weights / 0.7, True), (weights / 0.5, False)):
-        monkeypatch.setattr(cpu, "KEPT_BY_A_CORE", cache)
-        shares = [kernels.share_work(9 * B, B, forward=True)[1] for B in (23, 24, 25)]
+        monkeypatch.setattr("fastrnn.sharing.KEPT_BY_A_CORE", cache)
+        shares = [kernels.sharing.share(9 * B, B, forward=True)[1] for B in (23, 24, 25)]
         assert shares == [forward, forward, False]
-        assert kernels.share_work(9 * 23, 23, forward=False) == (2, False)
+        assert kernels.sharing.share(9 * 23, 23, forward=False) == (2, False)
         assert_same_bits(everything(layer, problem), expected)
 
 
@@ -242,15 +241,15 @@ needs_affinity = pytest.mark.skipif(not sys.platform.startswith("linux"), reason
 
 @pytest.fixture
 def part_company():
-    """`kernels.processors.part_company` from Python; it returns the team's word afterwards."""
-    from fastrnn.kernels import processors
+    """`kernels.affinity.part_company` from Python; it returns the team's word afterwards."""
+    from fastrnn.kernels import affinity
     from numba import njit
 
     from fastrnn.memory import address
 
     @njit
     def call(taken):
-        processors.part_company(taken)
+        affinity.part_company(taken)
 
     def run(before):
         word = np.array([before], np.int64)
@@ -364,6 +363,66 @@ def test_many_python_threads_may_call_one_layer(sharing, number, threads):
 def test_many_python_threads_may_call_different_layers(number, threads):
     threads(number)
     check_callers([shared(sharing, kind) for sharing in SHARED for kind in ("lstm", "gru")], repetitions=4)
+
+
+def test_many_python_threads_may_call_one_layer_with_more_sizes_than_it_has_plans_for(threads):
+    from fastrnn.plans import _MOST_PLANS
+
+    threads(1)
+    layer = fastrnn.RNN(3, 4)
+    x = np.random.default_rng(0).standard_normal((2, 3 * _MOST_PLANS, 3)).astype(np.float32)
+    expected, _ = layer(x)
+
+    def caller(seed):
+        def call():
+            for batch in np.random.default_rng(seed).integers(1, x.shape[1] + 1, 300):
+                np.testing.assert_array_equal(layer(x[:, :batch])[0], expected[:, :batch])
+
+        return call
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        run_at_once([caller(seed) for seed in range(6)])
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_size_in_use_keeps_its_plan_while_others_come_and_go(threads):
+    from fastrnn.plans import _MOST_PLANS, PassKind
+
+    threads(1)
+    layer = fastrnn.RNN(3, 4)
+    kernels = layer.sequences[0].kernels()
+    plan = kernels.plan(PassKind(True), 1, 1, False)
+    for batch in range(2, 4 * _MOST_PLANS):
+        layer(np.zeros((2, batch, 3), np.float32))
+        layer(np.zeros((2, 1, 3), np.float32))
+    assert kernels.plan(PassKind(True), 1, 1, False) is plan
+    assert len(kernels._planner._plans) == _MOST_PLANS
+
+
+def test_calls_do_not_wait_for_each_other_to_look_at_large_weights(threads, monkeypatch):
+    """Large enough for all threads to take the checksums."""
+    threads(1)
+    layer = fastrnn.RNN(8, 600)
+    x = np.ones((2, 3, 8), np.float32)
+    expected, _ = layer(x)
+
+    class Forbidden:
+        def __enter__(self):
+            raise AssertionError("the lock was taken")
+
+        def __exit__(self, *exception):
+            pass
+
+    weights = layer.sequences[0].kernels().weights
+    assert weights._known.together
+    monkeypatch.setattr(weights, "_lock", Forbidden())
+    np.testing.assert_array_equal(layer(x)[0], expected)
+    layer.parameters["weight_hh_l0"][0, 0] += 1
+    with pytest.raises(AssertionError, match="the lock was taken"):
+        layer(x)
 
 
 def test_each_of_many_callers_may_bring_weights_of_its_own(threads):

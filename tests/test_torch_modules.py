@@ -1,9 +1,11 @@
 """fastrnn.torch's modules against torch.nn's: all they compute under each option, and what else they are."""
 
 import copy
+import gc
 import io
 import itertools
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -247,6 +249,47 @@ def test_changed_weights_are_seen(change):
     results = everything(ours, x, inputs=[x])
     assert change == "double" or not torch.equal(results["output 0"], before)
     assert_same(results, everything(theirs, x, inputs=[x]))
+
+
+def test_another_nonlinearity_is_seen():
+    theirs, ours = pair("rnn_tanh", 4, 6, num_layers=2)
+    x = normal(5, 3, 4, dtype=torch.float32)
+    assert_same(everything(ours, x), everything(theirs, x))
+    ours.mode = theirs.mode = "RNN_RELU"
+    assert_same(everything(ours, x), everything(theirs, x))
+    theirs, ours = pair("rnn_tanh", 4, 6, table=CELLS)
+    assert_same(everything(ours, x[0]), everything(theirs, x[0]))
+    ours.nonlinearity = theirs.nonlinearity = "relu"
+    assert_same(everything(ours, x[0]), everything(theirs, x[0]))
+
+
+@pytest.mark.parametrize("table", [KINDS, CELLS])
+def test_modules_without_biases_are_recognised_and_may_get_some(table):
+    from fastrnn.torch.layer import layers_as_before
+
+    theirs, ours = pair("gru", 4, 6, bias=False, table=table)
+    x = normal(*([5] if table is KINDS else []), 3, 4, dtype=torch.float32)
+    assert_same(everything(ours, x), everything(theirs, x))
+    (weights,), _ = layers_as_before(ours, "gru", 1)
+    assert [id(w) for w in weights] == [id(p) for p in ours.parameters()]
+    if table is CELLS:
+        for module in (theirs, ours):
+            module.bias_ih, module.bias_hh = (torch.nn.Parameter(torch.arange(18.0) / k) for k in (9, -7))
+        assert_same(everything(ours, x), everything(theirs, x))
+
+
+@pytest.mark.parametrize("module", [fast.GRU(4, 6), fast.GRUCell(4, 6)])
+def test_the_memory_of_former_weights_is_let_go(module):
+    """Also where the kernels cannot take the present ones."""
+    from fastrnn.torch.layer import _last_runs
+
+    x = torch.zeros(3, 4)
+    module(x)
+    memory = weakref.ref(_last_runs[module].kernels[0][1][0]["weight_hh"])
+    assert memory() is not None
+    module.to(torch.bfloat16)(x.to(torch.bfloat16))
+    gc.collect()
+    assert memory() is None
 
 
 @pytest.mark.parametrize("method", ["weight_norm", "spectral_norm"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastrnn.kernels.cells import CELLS, Cell, Stage
+from fastrnn.kernels.cells import Stage
 from fastrnn.kernels.cuda.launch import device_limits, patches
 from fastrnn.kernels.cuda.plan import Plan, best_plan, faster_persistent
 from fastrnn.kernels.cuda.planes import Pass, Place, passes, wide
+from fastrnn.parameters import ParameterLayout
 
 from .arrays import Array, Arrays
 from .loop import Loop, StageMatrix
@@ -45,12 +46,12 @@ class _Key(NamedTuple):
 class CudaLayer:
     """One layer, one or two directions. Arrays are of one library, C-contiguous, checked by the caller."""
 
-    def __init__(
-        self, cell: str, sizes: tuple[int, int, int], parameters: DeviceParameters, dtype: str, path: str
-    ) -> None:
-        self.input_size, self.hidden_size, projection = sizes
-        self.output_size = projection or self.hidden_size
-        self.cell: Cell = CELLS["lstm_projected" if projection else cell]
+    def __init__(self, layout: ParameterLayout, parameters: DeviceParameters, dtype: str, path: str) -> None:
+        self.layout = layout
+        self.cell = layout.cell
+        self.hidden_size = layout.hidden_size
+        self.output_size = layout.output_size
+        self.directions = layout.num_directions
         self.parameters = parameters
         self.dtype = dtype
         self.path = path
@@ -60,7 +61,7 @@ class CudaLayer:
     def forward(self, arrays: Arrays, x: Array, states: States, save: bool) -> tuple[Array, States, Saved | None]:
         """y (T, B, D*R), the final states (D, B, R) and (D, B, H), and what `backward` needs if `save`."""
         T, B, _ = x.shape
-        H, R, G, D = self.hidden_size, self.output_size, self.cell.gates, self.parameters.number
+        H, R, G, D = self.hidden_size, self.output_size, self.cell.gates, self.directions
         if T * B == 0:  # the states pass through
             y, states_n = (
                 arrays.empty((T, B, D * R), self.dtype),
@@ -97,7 +98,7 @@ class CudaLayer:
         """dx (T, B, I), the gradients of the initial states, and of each direction's parameters by short name."""
         arrays, x = saved.arrays, saved.x
         T, B, input_size = x.shape
-        H, R, D = self.hidden_size, self.output_size, self.parameters.number
+        H, R, D = self.hidden_size, self.output_size, self.directions
         wide_dtype = wide(self.dtype)
         gradients = self.parameters.views(arrays.zeros(self.parameters.flat.shape, self.dtype))
         if T * B == 0:
@@ -138,8 +139,7 @@ class CudaLayer:
 
     def _gradients_passed_through(self, arrays: Arrays, B: int, dstates: tuple[Array | None, ...]) -> States:
         """Those of the initial states, where there are no steps."""
-        widths = (self.output_size, self.hidden_size)
-        shapes = [(self.parameters.number, B, width) for width, _ in zip(widths, dstates, strict=False)]
+        shapes = [(self.directions, B, width) for width in self.layout.state_widths]
         return tuple(
             arrays.zeros(shape, self.dtype) if given is None else arrays.converted(given, self.dtype)
             for shape, given in zip(shapes, dstates, strict=True)

@@ -20,11 +20,8 @@ class DeviceLayout(Layout):
     def __init__(self, network: Network, kind: Kind) -> None:
         network.check_device(kind.arrays)
         owner = network.owner
-        width = owner.proj_size or owner.hidden_size
-        widths = (width, owner.hidden_size) if owner.cell == "lstm" else (width,)
-        rows, output_size = owner.num_layers * owner.num_directions, owner.num_directions * width
         self._kind = kind
-        super().__init__(owner.input_size, output_size, rows, widths, owner.batch_first, owner.dtype)
+        super().__init__([layer.layout for layer in network.layers], owner.batch_first, owner.dtype)
         self._device_number = network.device_number
 
     def frame(self, name: str, value: object, shape: tuple[int, ...]) -> Array:

@@ -35,14 +35,10 @@ class Network:
         self.arrays = own_library()
         self.layers: list[CudaLayer] = []
         named: dict[str, Array] = {}
-        width = owner.proj_size or owner.hidden_size
-        for number in range(owner.num_layers):
-            sizes = (owner.num_directions * width if number else owner.input_size, owner.hidden_size, owner.proj_size)
-            parameters = DeviceParameters(
-                self.arrays, owner.cell, sizes, owner.bias, owner.num_directions, owner.dtype.name
-            )
-            self.layers.append(CudaLayer(owner.cell, sizes, parameters, owner.dtype.name, owner.backend))
-            named |= parameters.named(number, parameters.directions)
+        for number, layout in enumerate(owner._parameter_layouts()):
+            parameters = DeviceParameters(layout, self.arrays, owner.dtype.name)
+            self.layers.append(CudaLayer(layout, parameters, owner.dtype.name, owner.backend))
+            named |= layout.named(number, parameters.directions)
         self.parameters: Mapping[str, Array] = MappingProxyType(named)
         self.device_number = self.arrays.device_number(self.layers[0].parameters.flat)
         self.check_device(self.arrays)
@@ -149,7 +145,7 @@ class Network:
             dy = dx * kept.masks[number - 1] if number and kept.masks else dx
         named: dict[str, Array] = {}
         for number, (layer, gradients) in enumerate(zip(self.layers, all_gradients, strict=True)):
-            named |= layer.parameters.named(number, gradients)
+            named |= layer.layout.named(number, gradients)
         arrays = saved.arrays
         return dx, tuple(arrays.joined(s, 0) for s in zip(*all_dstates, strict=True)), named
 

@@ -25,7 +25,7 @@ class DeviceStream(FrameByFrame):
         assert self._layer._network is not None
         self._network = self._layer._network
         self._state: State = None
-        self._kind: Kind | None = None
+        self._kind = Kind(self._network.arrays, _same, _same)  # of the state
 
     def step(self, x: Any, out: Any = None) -> Any:
         """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,), or write it to
@@ -34,7 +34,7 @@ class DeviceStream(FrameByFrame):
         B, shape = self.batch_size, tuple(getattr(x, "shape", ()))
         kind = kind_of("x", x)
         flat = B == 1 and len(shape) == 1
-        width = self._layer.proj_size or self._layer.hidden_size
+        width = self._network.layers[-1].output_size
         layout = DeviceLayout(self._network, kind)
         frame = layout.frame("x", x, (self._layer.input_size,) if flat else (B, self._layer.input_size))
         result = (width,) if flat else (B, width)
@@ -49,21 +49,28 @@ class DeviceStream(FrameByFrame):
 
     @property
     def state(self) -> State:
-        """The state: h (L, B, R), for the LSTM (h, c); in the kind of the last frame, of the layer's before any."""
+        """A copy of the state: h (L, B, R), for the LSTM (h, c); in the kind of the last frame or of the state given
+        to `reset`, else of the layer's arrays."""
         if self._state is None:
             self.reset()
-        given = self._kind.given if self._kind else _same
-        return tuple(map(given, self._state)) if isinstance(self._state, tuple) else given(self._state)
+        if isinstance(self._state, tuple):
+            return tuple(map(self._copy, self._state))
+        return self._copy(self._state)
 
     def reset(self, state: State = None) -> None:
         """Go back to a state of zeros, or to the one given, shaped as `state`."""
-        arrays = self._network.arrays
         first = state[0] if isinstance(state, tuple | list) and state else state
-        kind = Kind(arrays, _same, _same) if state is None else kind_of("state", first)
+        kind = Kind(self._network.arrays, _same, _same) if state is None else kind_of("state", first)
         layout = DeviceLayout(self._network, kind)
         no_steps = kind.arrays.zeros((0, self.batch_size, self._layer.input_size), self.dtype.name)
         _, states, batched = layout.inputs(no_steps, state)
+        # copies: the caller may go on to change what was given
+        states = tuple([kind.arrays.converted(array, self.dtype.name) for array in states])
         self._state = layout.given_state(states, batched)
+        self._kind = kind
+
+    def _copy(self, array: Any) -> Any:
+        return self._kind.given(self._kind.arrays.converted(array, self.dtype.name))
 
 
 def _same(array: Any) -> Any:

@@ -42,23 +42,22 @@ def per_step_weight_gradients(
     values = {name: value.copy() for name, value in run.layers[layer_index].values(direction).items()}
     with np.errstate(all="ignore"):
         gradients = _by_step(run.backward_to(layer_index, *run.loss(dy, dstate)), values, direction)
-    parameters = run.layers[layer_index].sequence.parameters
-    names = parameters.named(layer_index, [{short: short for short in parameters.shapes}] * (direction + 1))
-    return {name: gradients[short] for name, short in list(names.items())[-len(parameters.shapes) :]}
+    layout = run.layers[layer_index].sequence.layout
+    names = layout.named(layer_index, [{short: short for short in layout.shapes}] * (direction + 1))
+    return {name: gradients[short] for name, short in list(names.items())[-len(layout.shapes) :]}
 
 
 def _by_step(gradients: LayerGradients, values: dict[str, np.ndarray], direction: int) -> dict[str, np.ndarray]:
     """{short name: (T, *shape)}: for each step the sum over the batch, as the cell's table says what is multiplied."""
-    run, cell = gradients.run, gradients.run.sequence.kernels().cell
+    run, layout = gradients.run, gradients.run.sequence.layout
     planes = gradients.gates(direction)
     dh = own_time(gradients.carried[direction], direction)
     injected = gradients.injected(direction)
     planes["dh"] = dh if injected is None else dh + injected
     operands = values | {"x": own_time(run.x, direction), "h_prev": run.previous(direction)}
     T = len(dh)
-    parameters = run.sequence.parameters
-    result = {short: np.zeros((T, *shape), dh.dtype) for short, shape in parameters.shapes.items()}
-    for entry in cell.weight_gradients:
+    result = {short: np.zeros((T, *shape), dh.dtype) for short, shape in layout.shapes.items()}
+    for entry in layout.cell.weight_gradients:
         for number, name in enumerate(entry.planes):
             width = planes[name].shape[2]
             block = slice((entry.gate + number) * width, (entry.gate + number + 1) * width)
@@ -179,7 +178,7 @@ def _sums_of_steps(
         own = tuple(None if s is None else s[index * D : (index + 1) * D] for s in dstates)
         layer_run = run.layers[index]
         upstream, _, dweights = layer_run.sequence.backward(layer_run.saved, upstream, own)
-    whole = layer_run.sequence.parameters.named(layer_index, dweights)
+    whole = layer_run.sequence.layout.named(layer_index, dweights)
     return [_compared(f"d{name}, sum of steps", s.sum(axis=0), whole[name], bound) for name, s in steps.items()]
 
 

@@ -174,7 +174,7 @@ class _Measured:
 
 def _memory_gate(run: LayerRun, direction: int) -> np.ndarray | None:
     """A copy (T, B, H): the backward pass overwrites what the layer kept."""
-    name = MEMORY_GATES.get(run.sequence.cell)
+    name = MEMORY_GATES.get(run.sequence.layout.name)
     return None if name is None else run.values(direction)[name].copy()
 
 

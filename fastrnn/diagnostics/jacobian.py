@@ -94,7 +94,7 @@ def jacobians(
 def step_jacobians(run: Run, layer_index: int, direction: int) -> np.ndarray:
     """(T, B, S, S) of one layer and direction, float64."""
     layer_run = run.layers[layer_index]
-    cell = layer_run.sequence.cell
+    cell = layer_run.sequence.layout.name
     values = layer_run.values(direction)
     values["h_prev"] = layer_run.previous(direction)
     if cell == "lstm":

@@ -87,7 +87,7 @@ def _not_finite(values: np.ndarray) -> np.ndarray:
 def _first(run: LayerRun, direction: int, wrong: Any) -> Iterator[tuple[int, int, str]]:
     """(step in its own time, direction, gate) of the first of one direction, if there is one."""
     values = run.values(direction)
-    steps = {gate: wrong(values[gate]).any(axis=(1, 2)) for gate in _ORDER[run.sequence.cell]}
+    steps = {gate: wrong(values[gate]).any(axis=(1, 2)) for gate in _ORDER[run.sequence.layout.name]}
     first = [int(np.argmax(has)) for has in steps.values() if has.any()]
     if first:
         step = min(first)

@@ -22,9 +22,11 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
     may be left out: it is zero then. It has as many rows as x, (L*D, B, H), or one for all of them, (L*D, 1, H). The
     outputs are y, h_n and, of an LSTM, c_n, as the layer's. The parameters are copied.
 
-    ValueError for an LSTM with proj_size: ONNX's has none.
+    ValueError for an LSTM with proj_size, and for bfloat16: ONNX's operators have neither.
     """
     cell = family(layer)
+    if layer.dtype.name == "bfloat16":
+        raise ValueError("layer: expected float16, float32 or float64, which ONNX's operators have, got bfloat16")
     if layer.proj_size:
         raise ValueError(f"layer: expected no projection, which ONNX has not, got proj_size={layer.proj_size}")
     import onnx

@@ -1,13 +1,12 @@
 """Layers in safetensors files: the parameters under PyTorch's names, class and options in the metadata."""
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.layers import parsed_header
+from fastrnn.files import header_of, layer_of, parsed_header
 
 from .layouts import CLASSES, Layer, family
 
@@ -30,7 +29,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save_file
 
     try:
-        save_file(layer.state_dict(), path, metadata={_KEY: json.dumps(layer._header())})
+        save_file(layer.state_dict(), path, metadata={_KEY: header_of(layer)})
     except SafetensorError as error:
         system = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
         if system is None:
@@ -65,7 +64,9 @@ def load_safetensors(
         kinds = {kind.__name__: kind for kind in CLASSES.values()}
         if header["class"] not in kinds:
             raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
-        return kinds[header["class"]]._from_header(header, tensors, device=device, seed=seed, backend=backend)
+        layer = layer_of(header, kinds[header["class"]], device=device, seed=seed, backend=backend)
+        layer.load_state_dict(tensors)
+        return layer
 
 
 class _Tensor:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .layouts import CLASSES, Layer, family
 
 if TYPE_CHECKING:
@@ -62,5 +64,8 @@ def to_torch(layer: Layer) -> "torch.nn.RNNBase":
     options["dtype"] = getattr(torch, layer.dtype.name)
     # made without values: drawing them would move PyTorch's generator
     module = getattr(torch.nn, CLASSES[cell].__name__)(**options, device="meta").to_empty(device="cpu")
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in layer.state_dict().items()})
+    arrays = layer.state_dict()
+    if layer.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy; its numbers are float32's
+        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return module.train(layer.training)

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.parameters import GATES
+from fastrnn.kernels.cells import CELLS
 
 from . import autograd, operators
 from .arguments import fit, present_weights
-from .layer import layers_as_before, layers_of
+from .layer import forget, layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run
 from .original import as_torch_nn
 
@@ -43,9 +43,11 @@ class _Cell(torch.nn.RNNCellBase):
         number = 2 if cell == "lstm" else 1
         states = hx if hx is None or number == 2 else (hx,)
         bound: Any
-        before = None if compiling else layers_as_before(self, 1)
+        before = None if compiling else layers_as_before(self, cell, 1)
         present, bound = before or (present_weights(self, _WEIGHTS, 1, compiling), None)
-        if present is None or cell not in GATES or not isinstance(x, Tensor):
+        if present is None and not compiling:
+            forget(self)
+        if present is None or cell not in CELLS or not isinstance(x, Tensor):
             return None
         (weights,) = present
         if len(weights) % 2:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastrnn.kernels.cells import CELLS
 from fastrnn.lengths import Packed
-from fastrnn.parameters import GATES, Directions, LayerParameters
-from fastrnn.sequence import OptionalStates, Sequence, States
+from fastrnn.parameters import Directions, ParameterLayout
+from fastrnn.sequence import OptionalStates, States
 from fastrnn.zeros import ZeroStates
 
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -34,17 +35,17 @@ class Layer:
     A call holds what `bind` returned, so that others, in other threads too, may bind other tensors meanwhile.
     """
 
-    def __init__(self, sequence: Sequence, shapes: list[tuple[int, ...]]) -> None:
-        self.sequence = sequence
-        self._cpu = sequence.kernels()
-        self.directions = len(sequence.parameters.directions)
-        output_size = sequence.output_size // self.directions
-        # of the states: (R,), or (R, H) for the LSTM
-        self.widths = (output_size, sequence.hidden_size) if sequence.cell == "lstm" else (output_size,)
-        self._shapes = shapes
+    def __init__(self, layout: ParameterLayout, dtype: np.dtype) -> None:
+        from fastrnn.cpu import CpuLayer  # which imports Numba
+
+        self.layout = layout
+        self.dtype = dtype
+        self.directions = layout.num_directions
+        self._cpu = CpuLayer(layout, None, dtype)
+        self._shapes = list(layout.shapes.values()) * layout.num_directions
         self._bound = Bound([], [])
         # the initial states of so many rows if none are given, not to be written to
-        self.zeros = ZeroStates(self.directions, self.widths, sequence.dtype)
+        self.zeros = ZeroStates(layout.num_directions, layout.state_widths, dtype)
 
     @classmethod
     def of(cls, cell: str, directions: int, weights: Tensors[Any]) -> "Layer | None":
@@ -55,21 +56,11 @@ class Layer:
         each = len(weights) // directions
         bias, projected = each >= 4, each % 2 == 1
         gate_rows, input_size = first.shape
-        hidden_size = gate_rows // GATES[cell]
+        hidden_size = gate_rows // CELLS[cell].gates
         proj_size = weights[each - 1].shape[0] if projected else 0
-        dtype = DTYPES[first.dtype]
-        sizes = (cell, input_size, hidden_size, proj_size)
-        parameters = LayerParameters(*sizes, bias=bias, directions=directions, dtype=dtype)
-        layer = cls(Sequence(*sizes, parameters, dtype, "cpu"), list(parameters.shapes.values()) * directions)
+        layout = ParameterLayout(cell, input_size, hidden_size, proj_size, bias=bias, num_directions=directions)
+        layer = cls(layout, DTYPES[first.dtype])
         return layer if layer.bind(weights) else None
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.sequence.dtype
-
-    @property
-    def input_size(self) -> int:
-        return self.sequence.input_size
 
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""
@@ -77,10 +68,10 @@ class Layer:
         bound = self._bound
         if bound.key == key:
             return bound.arrays
-        if not all(map(self._fits, weights, self._shapes)):
+        if len(weights) != len(self._shapes) or not all(map(self._fits, weights, self._shapes)):
             return None
         numbers = iter([w.detach().numpy() for w in weights])
-        shorts = self.sequence.parameters.shapes
+        shorts = self.layout.shapes
         bias = {} if "bias_ih" in shorts else {"bias_ih": None, "bias_hh": None}
         arrays = [bias | {short: next(numbers) for short in shorts} for _ in range(self.directions)]
         self._bound = Bound(key, arrays)
@@ -122,9 +113,11 @@ class _Run(NamedTuple):
     The kernels' arrays keep the weights' memory, so that no other tensor can get the same address.
     """
 
+    cell: str
     kernels: Kernels
     names: itemgetter
-    looks: list[tuple[Any, int, torch.Size, torch.dtype]]  # type, address, shape and dtype of each
+    looks: list[tuple[Any, int, torch.Size, torch.dtype] | None]  # type, address, shape and dtype of each; None: None
+    some_absent: bool
 
 
 _of_modules: "weakref.WeakKeyDictionary[torch.nn.Module, list[Layer | None]]" = weakref.WeakKeyDictionary()
@@ -136,6 +129,8 @@ def layers_of(
 ) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
+    names: of all weights, also of those that are None.
+
     They are not attributes of the module, so that it is copied, pickled and replicated as torch.nn's.
     """
     layers = _of_modules.get(module)
@@ -144,31 +139,48 @@ def layers_of(
     bound = []
     for k, own in enumerate(weights):
         layer = layers[k]
-        arrays = None if layer is None else layer.bind(own)
+        arrays = None
+        if layer is not None and layer.layout.name == cell and layer.directions == directions:
+            arrays = layer.bind(own)
         if layer is None or arrays is None:
             layer = Layer.of(cell, directions, own)
             arrays = None if layer is None else layer.bind(own)
             if layer is None or arrays is None:
+                forget(module)
                 return None
             layers[k] = layer
         bound.append((layer, arrays))
-    looks = [(type(w), w.data_ptr(), w.shape, w.dtype) for own in weights for w in own]
-    _last_runs[module] = _Run(bound, itemgetter(*names), looks)
+    parameters = module._parameters
+    present = iter([(type(w), w.data_ptr(), w.shape, w.dtype) for own in weights for w in own])
+    # a computed one is not among them
+    looks = [None if name in parameters and parameters[name] is None else next(present) for name in names]
+    _last_runs[module] = _Run(cell, bound, itemgetter(*names), looks, None in looks)
     return bound
 
 
-def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors[torch.Tensor]], Kernels] | None:
+def forget(module: torch.nn.Module) -> None:
+    """Let go of the memory of the weights that a module had, and of what was packed from them."""
+    _of_modules.pop(module, None)
+    _last_runs.pop(module, None)
+
+
+def layers_as_before(
+    module: torch.nn.Module, cell: str, number: int
+) -> tuple[list[Tensors[torch.Tensor]], Kernels] | None:
     """The weights of each of so many layers, and what `layers_of` returned last, if they look as they did then."""
     last = _last_runs.get(module)
-    if last is None or len(last.kernels) != number:
+    if last is None or last.cell != cell or len(last.kernels) != number:
         return None
     try:
         weights: tuple[Any, ...] = last.names(module._parameters)
     except KeyError:  # it is computed, or was taken away
         return None
-    if len(weights) != len(last.looks):  # some are None
-        return None
-    for weight, (kind, place, shape, dtype) in zip(weights, last.looks, strict=True):
+    for weight, look in zip(weights, last.looks, strict=True):
+        if look is None or weight is None:
+            if look is not weight:
+                return None
+            continue
+        kind, place, shape, dtype = look
         if (
             type(weight) is not kind
             or weight.layout is not torch.strided
@@ -178,6 +190,8 @@ def layers_as_before(module: torch.nn.Module, number: int) -> tuple[list[Tensors
             or not weight.is_contiguous()
         ):
             return None
+    if last.some_absent:
+        weights = tuple([weight for weight in weights if weight is not None])
     return split(weights, number), last.kernels
 
 

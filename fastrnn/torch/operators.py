@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastrnn.kernels.cells import CELLS
-from fastrnn.parameters import GATES, Directions
+from fastrnn.kernels.cells import CELLS, cell_of
+from fastrnn.parameters import Directions, state_widths
 
 from .autograd import as_array, gradient_array, wants_gradient
 from .layer import DTYPES, Layer
@@ -34,8 +34,8 @@ def run(
     if step:
         x, states = x.unsqueeze(0), tuple([s.unsqueeze(0) for s in states])
     if not states:
-        widths = (weights[1].shape[1], weights[0].shape[0] // GATES[cell])
-        states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths[: 2 if cell == "lstm" else 1]])
+        widths = state_widths(cell, weights[0].shape[0] // CELLS[cell].gates, weights[1].shape[1])
+        states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths])
     save = torch.is_grad_enabled() and wants_gradient(x, states, weights)
     y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
     states_n = others[: len(states)]
@@ -70,10 +70,10 @@ def _forward(
 def _(cell: str, directions: int, x: Tensor, states: list[Tensor], weights: list[Tensor], save: bool) -> list[Tensor]:
     T, B, _ = x.shape
     h = states[0]
-    H, R = weights[0].shape[0] // GATES[cell], h.shape[-1]
+    H, R = weights[0].shape[0] // CELLS[cell].gates, h.shape[-1]
     outputs = [x.new_empty((T, B, directions * R)), *[s.new_empty(s.shape) for s in states]]
     if save:
-        planes = len(CELLS["lstm_projected" if R != H else cell].saved)
+        planes = len(cell_of(cell, projected=R != H).saved)
         gates = (directions, T, B, planes * H) if _keeps_gates(cell) else (0,)
         cells = (directions, T, B, H) if len(states) == 2 else (0,)
         outputs += [x.new_empty(gates), x.new_empty(cells)]
@@ -145,7 +145,7 @@ torch.library.register_autograd("fastrnn::forward", _differentiate, setup_contex
 
 def _keeps_gates(cell: str) -> bool:
     """The forward pass of a plain RNN has nothing to keep but h: what is called gates is memory for gradients."""
-    return GATES[cell] > 1
+    return CELLS[cell].gates > 1
 
 
 _of_parameters: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

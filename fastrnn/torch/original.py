@@ -73,13 +73,13 @@ def _run(
         x = x[None]
     batch = x.shape[1] if rows is None else rows.batch
     if not states:
-        states = [x.new_zeros((layer.directions, batch, width)) for width in layer.widths]
+        states = [x.new_zeros((layer.directions, batch, width)) for width in layer.layout.state_widths]
     elif step:
         states = [s[None] for s in states]
     each = len(weights) // layer.directions
     options: tuple[Any, ...] = (list(weights), each >= 4, 1, 0.0, False, layer.directions == 2)
     hx: Any = tuple(states) if len(states) == 2 else states[0]
-    function = getattr(_VF, layer.sequence.cell)
+    function = getattr(_VF, layer.layout.name)
     if rows is None:
         outputs = function(x, hx, *options, False)
     else:

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.lengths import Packed
+from fastrnn.parameters import state_widths
 
 from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
-from .layer import layers_as_before, layers_of
+from .layer import forget, layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_enabled
 from .original import as_torch_nn
 
@@ -62,9 +63,11 @@ class _Recurrent(torch.nn.RNNBase):
         cell = _CELLS[self.mode]
         states = hx if hx is None or cell == "lstm" else (hx,)
         bound: Any
-        before = None if compiling else layers_as_before(self, self.num_layers)
+        before = None if compiling else layers_as_before(self, cell, self.num_layers)
         names = self._flat_weights_names
         weights, bound = before or (present_weights(self, names, self.num_layers, compiling), None)
+        if weights is None and not compiling:
+            forget(self)
         if weights is None or not isinstance(x, Tensor):
             return None
         dtype = weights[0][0].dtype
@@ -139,11 +142,8 @@ class _Recurrent(torch.nn.RNNBase):
             lead += (rows.batch,)
         elif len(shape) == 3:
             lead += (shape[0 if self.batch_first else 1],)
-        return fit(x, states, [(*lead, width) for width in self._state_widths()], dtype)
-
-    def _state_widths(self) -> tuple[int, ...]:
-        """(R,), or (R, H) for the LSTM."""
-        return (self.proj_size or self.hidden_size, self.hidden_size) if self.mode == "LSTM" else (self.hidden_size,)
+        widths = state_widths(_CELLS[self.mode], self.hidden_size, self.proj_size)
+        return fit(x, states, [(*lead, width) for width in widths], dtype)
 
 
 class LSTM(_Recurrent, torch.nn.LSTM):

@@ -14,7 +14,7 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 from .planes import ITEMSIZE
-from .real import I16, I32, I64, Real, call_fma
+from .real import I16, I32, I64, Real
 
 device = cuda.jit(device=True, forceinline=True)
 kernel = cuda.jit
@@ -191,13 +191,3 @@ def from_plain(dtype: str):
 def to_plain(typing, value):
     """A Real as a plain float for shared memory."""
     return value.numba(value), lambda context, builder, sig, args: args[0]
-
-
-@intrinsic
-def fma(typing, a, b, c):
-    """a·b + c rounded once."""
-
-    def lower(context, builder, sig, args):
-        return call_fma(builder, a, *args)
-
-    return a(a, a, a), lower

@@ -86,11 +86,6 @@ def to_plain(value):
     return value
 
 
-def fma(a, b, c):
-    """Rounded twice: close enough for what the simulator is to show."""
-    return a * b + c
-
-
 @cache
 def patch_loader(dtype: str, rows: int, columns: int, sums: int):
     read = loader(dtype)

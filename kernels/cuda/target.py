@@ -25,7 +25,6 @@ store_word = machine.store_word
 zero = machine.zero
 from_plain = machine.from_plain
 to_plain = machine.to_plain
-fma = machine.fma
 
 patch_loader = patch.patch_loader
 zeros = patch.zeros

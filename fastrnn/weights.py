@@ -1,8 +1,5 @@
 """The weights of one layer as the kernels read them, packed again when a parameter has changed."""
 
-import os
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,11 +8,11 @@ import numpy as np
 
 from . import threads
 from .kernels import checksum
-from .kernels.cells import Cell
 from .kernels.tile import abreast
+from .locks import Lock
 from .memory import CACHE_LINE, address, empty, up
 from .packing import PackingBlock, of_packed, of_parameter
-from .parameters import Directions, LayerParameters
+from .parameters import Directions, LayerParameters, ParameterLayout
 from .templates import Word
 
 # packing fewer numbers is faster done alone
@@ -88,10 +85,10 @@ class PackedWeights:
     zeros           where a row of zeros begins, as long as any operand
     """
 
-    def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int, backward: bool) -> None:
+    def __init__(self, layout: ParameterLayout, dtype: np.dtype, lanes: int, backward: bool) -> None:
         self._dtype = dtype
         size = dtype.itemsize
-        shapes = parameters.shapes
+        cell, shapes, hidden = layout.cell, layout.shapes, layout.hidden_size
         wanted: list[tuple[str, tuple[int, ...]]] = []
         if backward:
             wanted.append(("weight_ih", cell.input_gradient[1]))
@@ -108,11 +105,10 @@ class PackedWeights:
             matrix = _Matrix(weight, gates, not backward, height, units, depth, offset)
             self._matrices.append(matrix)
             offset = up(offset + up(units, lanes) * depth * matrix.sums * size, CACHE_LINE)
-        hidden = shapes["weight_ih"][0] // cell.gates
         self.padded = up(hidden, CACHE_LINE // size)
         biases = () if backward else cell.biases
         direction_bytes = offset + len(biases) * self.padded * size
-        directions = range(len(parameters.directions))
+        directions = range(layout.num_directions)
         self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
         self.depths = [m.depth for m in self._matrices]
         self.abreast = [m.abreast for m in self._matrices]
@@ -147,21 +143,8 @@ class PackedWeights:
         return Matrices(buffer, start)
 
 
-_living: "weakref.WeakSet[Weights]" = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """In a forked child: the thread that held one in the parent may not exist here."""
-    for weights in list(_living):
-        weights._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
 class _Known(NamedTuple):
-    """Weights as they were when last looked at."""
+    """Weights as they were when last looked at. Never changed, only replaced: calls look at it without the lock."""
 
     source: Directions | None  # the arrays that they are in; None if these may have gone
     pieces: Pieces
@@ -176,24 +159,23 @@ class Weights:
     they are made for it, are missed with a chance of about 2⁻⁶⁴.
 
     lanes  units of a group
+    own    the parameters that are meant where a call names no other `source`; None if every call does
     """
 
-    def __init__(self, cell: Cell, parameters: LayerParameters, dtype: np.dtype, lanes: int) -> None:
+    def __init__(self, layout: ParameterLayout, own: LayerParameters | None, dtype: np.dtype, lanes: int) -> None:
         self.lanes = lanes
-        self.forward = PackedWeights(cell, parameters, dtype, lanes, backward=False)
-        self.backward = PackedWeights(cell, parameters, dtype, lanes, backward=True)
-        self._parameters = parameters
-        self._known = _Known(None, NOTHING, False, {})  # replaced as a whole: calls look at it without the lock
-        self._lock = threading.Lock()
-        _living.add(self)
+        self.forward = PackedWeights(layout, dtype, lanes, backward=False)
+        self.backward = PackedWeights(layout, dtype, lanes, backward=True)
+        self._own = own
+        self._known = _Known(None, NOTHING, False, {})
+        self._lock = Lock()
 
     def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
         """The matrices of `forward` or `backward` as they were packed last, and what must not have changed since.
 
         Arguments as in `current`. Where there are none, or more is to be read than one thread should, `current` ones.
         """
-        if source is None:
-            source = self._parameters.directions
+        source = self._source(source)
         known = self._known
         matrices = known.packed.get(weights)
         if matrices is None or known.source is not source or known.together:
@@ -205,21 +187,26 @@ class Weights:
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
         """
-        if source is None:
-            source = self._parameters.directions
+        source = self._source(source)
+        known = self._known
+        if known.source is source:
+            table, together = known.pieces.table, known.together
+        else:
+            table = self._table(source)
+            together = bool(table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER)
+        pieces = take_checksums(table, threads.available() if together else 1)
+        checksums = pieces.checksums()
+        matrices = known.packed.get(weights)
+        if matrices is not None and known.source is source and checksums == known.pieces.checksums():
+            return matrices
         with self._lock:
-            known = self._known
-            if known.source is source:
-                table, together = known.pieces.table, known.together
-            else:
-                table = self._table(source)
-                together = table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER
-            pieces = take_checksums(table, threads.available() if together else 1)
-            # new matrices for new checksums: a call in another thread may still read the old
-            packed = known.packed if pieces.checksums() == known.pieces.checksums() else {}
+            known = self._known  # another call may have packed them meanwhile
+            packed = known.packed if checksums == known.pieces.checksums() else {}
             matrices = packed.get(weights)
             if matrices is None:
-                matrices = packed[weights] = weights.pack(source)
+                # in new memory: a call in another thread may still read the old
+                matrices = weights.pack(source)
+                packed = packed | {weights: matrices}
             self._known = _Known(source, pieces, together, packed)
             return matrices
 
@@ -228,10 +215,16 @@ class Weights:
         with self._lock:
             self._known = self._known._replace(source=None)
 
+    def _source(self, source: Directions | None) -> Directions:
+        if source is None:
+            assert self._own is not None
+            return self._own.directions
+        return source
+
     def _table(self, source: Directions) -> np.ndarray:
         """The pieces that these arrays consist of."""
-        if source is self._parameters.directions:
-            return pieces_of([self._parameters.flat])
+        if self._own is not None and source is self._own.directions:
+            return pieces_of([self._own.flat])
         return pieces_of([array for direction in source for array in direction.values() if array is not None])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastrnn.caches import second_level_cache
+from fastrnn.processor_caches import second_level_cache
 
 MIB = 1 << 20
 

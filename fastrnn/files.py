@@ -1,0 +1,80 @@
+"""Layers in files: what is written of one beside its parameters, and NumPy's .npz files."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .layers import _Recurrent
+
+    _Layer = TypeVar("_Layer", bound=_Recurrent)
+
+FORMAT = 1
+_KEY = "fastrnn"  # of the header in an .npz file
+
+
+def header_of(layer: "_Recurrent") -> str:
+    """Format, class and options of a layer, as JSON."""
+    return json.dumps({"format": FORMAT, "class": type(layer).__name__, "options": layer._constructor_options()})
+
+
+def parsed_header(text: str) -> dict[str, Any]:
+    """What `header_of` wrote. ValueError if it is something else."""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not header.keys() >= {"format", "class", "options"}:
+        raise ValueError(f"path: expected a file whose header has format, class and options, got {text!r}")
+    return header
+
+
+def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", **where: Any) -> "_Layer":
+    """A layer of that class as the header describes it, with parameters of its own. `where`: device, seed, backend."""
+    if header["format"] != FORMAT:
+        raise ValueError(f"path: expected file format {FORMAT}, got {header['format']!r}")
+    if header["class"] != kind.__name__:
+        raise ValueError(f"path: expected a file with class {kind.__name__}, got one with {header['class']}")
+    options, known = header["options"], {*kind._names_of_options()}
+    if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
+        raise ValueError(f"path: expected the options of {kind.__name__} in the file's header, got {options!r}")
+    return kind(**options, **where)
+
+
+def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
+    """As `layer.save`."""
+    # these files know no bfloat16, whose numbers are float32's
+    kept = np.dtype(np.float32) if layer.dtype.name == "bfloat16" else layer.dtype
+    arrays = {name: array.astype(kept, copy=False) for name, array in layer.state_dict().items()}
+    arrays[_KEY] = np.array(header_of(layer))
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_Layer":
+    """As `kind.load`."""
+    header, arrays = _read(path)
+    layer = layer_of(header, kind, **where)
+    if layer.dtype.name == "bfloat16":
+        arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
+    layer.load_state_dict(arrays)
+    return layer
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header and the parameters."""
+    with open(path, "rb") as file:
+        if zipfile.is_zipfile(file):
+            file.seek(0)
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = dict(archive) if _KEY in archive else {}
+            except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+                raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
+            if arrays:
+                return parsed_header(str(arrays.pop(_KEY))), arrays
+    raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")
