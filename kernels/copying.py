@@ -41,7 +41,8 @@ def _copy(typing, target, source, size):
 
 
 @njit(**INNER)
-def _rows_before(starts, batch, step):
+def rows_before(starts, batch, step):
+    """How many rows the steps before `step` have; starts 0: the whole batch each."""
     return step * batch if starts == 0 else load_word(starts + 8 * (step + 1))
 
 
@@ -58,16 +59,16 @@ def make_copying():
         source_row = load_word(block + 8 * SOURCE_ROW)
         source_starts = load_word(block + 8 * SOURCE_STARTS)
         source_steps = load_word(block + 8 * SOURCE_STEPS)
-        first, last = share(_rows_before(starts, batch, steps), thread, threads)
+        first, last = share(rows_before(starts, batch, steps), thread, threads)
         for step in range(steps):
-            begin = _rows_before(starts, batch, step)
-            end = _rows_before(starts, batch, step + 1)
+            begin = rows_before(starts, batch, step)
+            end = rows_before(starts, batch, step + 1)
             step_there = step + load_word(block + 8 * SHIFT)
             source = load_word(block + 8 * SOURCE)
             there = 0
             if 0 <= step_there < source_steps:
-                before = _rows_before(source_starts, batch, step_there)
-                there = _rows_before(source_starts, batch, step_there + 1) - before
+                before = rows_before(source_starts, batch, step_there)
+                there = rows_before(source_starts, batch, step_there + 1) - before
                 source += before * source_row
             for number in range(max(first, begin), min(last, end)):
                 row = number - begin

@@ -14,6 +14,7 @@ from numba import njit
 
 from . import block as b
 from . import weight_gradient
+from .copying import rows_before
 from .options import INNER, OPTIONS
 from .workers import call, load_word, meet, rounded_up, share, store_word
 
@@ -25,10 +26,7 @@ _NO_PRODUCT = (0, 0, 0, 0)
 @njit(**INNER)
 def _rows_before(block, step):
     """How many rows the steps before `step` have, -1 <= step <= T + 1; what it says of no step is not used."""
-    starts = load_word(block + 8 * b.STARTS)
-    if starts == 0:
-        return step * load_word(block + 8 * b.BATCH)
-    return load_word(starts + 8 * (step + 1))
+    return rows_before(load_word(block + 8 * b.STARTS), load_word(block + 8 * b.BATCH), step)
 
 
 @njit(**INNER)
@@ -87,6 +85,16 @@ def _own_rows(block, thread, threads, by_units):
     if shares == 0:
         return share(batch, thread, threads)
     return load_word(shares + 8 * thread), load_word(shares + 8 * (thread + 1))
+
+
+@njit(**INNER)
+def _part(block, thread, threads):
+    """What a thread works with: (thread, threads, by_units, scratch), its work table, and (first row, last row)."""
+    by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
+    scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
+    table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
+    first_row, last_row = _own_rows(block, thread, threads, by_units)
+    return (thread, threads, by_units, scratch), table, first_row, last_row
 
 
 @njit(**INNER)
@@ -222,11 +230,8 @@ def _forward(key, arguments):
     sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
     inputs = load_word(block + 8 * b.X_GATES)
-    table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
-    scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
-    by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
-    worker = (thread, threads, by_units, scratch)
-    first_row, last_row = _own_rows(block, thread, threads, by_units)
+    worker, table, first_row, last_row = _part(block, thread, threads)
+    _, _, by_units, scratch = worker
     whole = first_row == 0 and last_row == load_word(block + 8 * b.BATCH)
     enough = load_word(block + 8 * b.X_WITHIN)
     x_row, x_depth = load_word(block + 8 * b.X_OPERAND_ROW), load_word(block + 8 * b.X_DEPTH)
@@ -274,11 +279,8 @@ def _backward(key, arguments):
     steps = load_word(block + 8 * b.STEPS)
     sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
-    table = load_word(block + 8 * b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block + 8 * b.PLANES))
-    scratch = load_word(block + 8 * b.SCRATCH) + thread * load_word(block + 8 * b.SCRATCH_BYTES)
-    by_units = threads > 1 and load_word(block + 8 * b.BY_UNITS) != 0
-    worker = (thread, threads, by_units, scratch)
-    first_row, last_row = _own_rows(block, thread, threads, by_units)
+    worker, table, first_row, last_row = _part(block, thread, threads)
+    _, _, by_units, scratch = worker
     target = threads
     step = load_word(block + 8 * b.FIRST)
     # the first stage multiplies what the step before, in this order, has handed back
@@ -324,7 +326,12 @@ def _backward(key, arguments):
     if threads > 1:
         target += threads
         meet(block, target)
+    _products_over_all_steps(block, thread, threads, scratch)
 
+
+@njit(**OPTIONS)
+def _products_over_all_steps(block, thread, threads, scratch):
+    """The gradients of x and of the parameters, from those of the gates, which are there for all steps."""
     first_row, last_row = share(load_word(block + 8 * b.ROWS), thread, threads)
     units = load_word(block + 8 * b.DX_UNITS)
     groups = _groups(block, units)

@@ -9,6 +9,7 @@ from fastrnn.kernels.cells import Stage
 from fastrnn.kernels.cuda.launch import device_limits, patches
 from fastrnn.kernels.cuda.plan import Plan, best_plan, faster_persistent
 from fastrnn.kernels.cuda.planes import Pass, Place, passes, wide
+from fastrnn.locks import Lock
 from fastrnn.parameters import ParameterLayout
 
 from .arrays import Array, Arrays
@@ -57,6 +58,7 @@ class CudaLayer:
         self.path = path
         self._forward, self._backward = passes(self.cell.name)
         self._idle: dict[_Key, Loop | PersistentLoop] = {}
+        self._lock = Lock()  # held by who changes them
 
     def forward(self, arrays: Arrays, x: Array, states: States, save: bool) -> tuple[Array, States, Saved | None]:
         """y (T, B, D*R), the final states (D, B, R) and (D, B, H), and what `backward` needs if `save`."""
@@ -84,7 +86,7 @@ class CudaLayer:
             planes |= {name: memory.plane(x_sums[d], gate * H) for name, gate in inputs}
             planes |= bias_planes(arrays, self.cell, weights, H)
             loop.execute(T, memory.in_loop_order(planes, forward=True))
-            self._idle[key] = loop
+            self._give_back(key, loop)
             states_n[0][d] = memory.outputs[memory.last]
             if self.cell.has_cell_state:
                 states_n[1][d] = memory.final_cells()
@@ -129,7 +131,7 @@ class CudaLayer:
                 memory.others["dh"] = projected[d]
             loop.execute(T, memory.in_loop_order(planes, forward=False))
             loop.back(back)
-            self._idle[key] = loop
+            self._give_back(key, loop)
             dstates_0[0][d] = dh[d][0] + back if self.cell.carries_hidden else back
             if dc:
                 dstates_0[1][d] = dc[d][0]
@@ -166,10 +168,9 @@ class CudaLayer:
 
     def _take(self, arrays: Arrays, key: _Key) -> tuple[_Key, Loop | PersistentLoop]:
         """A loop that no call uses: an idle one, or a new one."""
-        loop = self._idle.pop(key, None)
+        with self._lock:
+            loop = self._idle.pop(key, None)
         if loop is None:
-            while len(self._idle) >= _MOST_LOOPS:
-                self._idle.pop(next(iter(self._idle)))
             run = self._forward if key.forward else self._backward
             weights = self.parameters.seen_by(arrays)[key.direction]
             matrices = [self._matrix(run, stage, weights) for stage in run.stages]
@@ -177,6 +178,14 @@ class CudaLayer:
             plan = self._plan(run, key.batch)
             loop = Loop(*options) if plan is None else PersistentLoop(*options, plan)
         return key, loop
+
+    def _give_back(self, key: _Key, loop: Loop | PersistentLoop) -> None:
+        """For another call; beside it stay those that were given back last."""
+        with self._lock:
+            self._idle.pop(key, None)
+            while len(self._idle) >= _MOST_LOOPS:
+                self._idle.pop(next(iter(self._idle)))
+            self._idle[key] = loop
 
     def _plan(self, run: Pass, batch: int) -> Plan | None:
         """How the persistent path divides the work; None for the plain path."""
