@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
+from .threads import get_num_threads
 
 # Each command's module has add_arguments(parser) and run(arguments) -> exit status, and is imported only for it.
 COMMANDS = {
@@ -40,6 +41,10 @@ def _run(arguments: list[str]) -> int:
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)
+    try:
+        get_num_threads()
+    except ValueError as wrong:  # an environment variable
+        parser.error(str(wrong))
     return parsed.run(parsed)
 
 

@@ -80,7 +80,7 @@ def check(
     TypeError or ValueError for an argument of a wrong type, dtype or shape.
     """
     if not isinstance(layer, _Recurrent):
-        raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {type(layer).__name__}")
+        raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {validation.full_name(layer)}")
     recompute = layer._recompute(recompute)
     seed = validation.size("seed", seed, least=0)
     if layer.device == "cuda":

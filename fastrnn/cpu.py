@@ -2,12 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from . import threads
 from .copying import states_before
 from .kernels.target import vector_unit
 from .lengths import Packed
@@ -59,10 +60,17 @@ def _final(rows: Packed | None, initial: np.ndarray, steps: Sequence[np.ndarray]
 class CpuLayer:
     """One layer, one or two directions, on the CPU kernels. Arguments as in `Sequence`.
 
-    own  the parameters that are meant where a call names no others; None if every call does
+    own        the parameters that are meant where a call names no others; None if every call does
+    available  says how many threads a call may use
     """
 
-    def __init__(self, layout: ParameterLayout, own: LayerParameters | None, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        layout: ParameterLayout,
+        own: LayerParameters | None,
+        dtype: np.dtype,
+        available: Callable[[], int] = threads.available,
+    ) -> None:
         self.layout = layout
         self.cell = layout.cell
         self.hidden_size = layout.hidden_size
@@ -70,8 +78,8 @@ class CpuLayer:
         self.directions = layout.num_directions
         self.dtype = dtype
         lanes = vector_unit().lanes(dtype.itemsize)
-        self.weights = Weights(layout, own, dtype, lanes)
-        self.sharing = Sharing(layout, dtype.itemsize, lanes)
+        self.weights = Weights(layout, own, dtype, lanes, available)
+        self.sharing = Sharing(layout, dtype.itemsize, lanes, available)
         self._planner = Planner(layout, dtype, self.weights, self.sharing)
         self._idle: deque[Memory] = deque(maxlen=1)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from . import validation
+
 if TYPE_CHECKING:
     from .layers import _Recurrent
 
@@ -51,7 +53,7 @@ def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
     kept = np.dtype(np.float32) if layer.dtype.name == "bfloat16" else layer.dtype
     arrays = {name: array.astype(kept, copy=False) for name, array in layer.state_dict().items()}
     arrays[_KEY] = np.array(header_of(layer))
-    with open(path, "wb") as file:
+    with open(validation.path(path), "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -67,7 +69,7 @@ def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the parameters."""
-    with open(path, "rb") as file:
+    with open(validation.path(path), "rb") as file:
         if zipfile.is_zipfile(file):
             file.seek(0)
             try:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
 
+# what a layer is made for; `batch_first`, `dropout` and `training` may be changed
+_FIXED = frozenset((
+    "cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "num_directions", "proj_size", "device",
+    "dtype", "backend", "reset_after", "nonlinearity", "forget_bias",
+))  # fmt: skip
 _BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
 
 
@@ -59,9 +64,10 @@ class _Recurrent:
         self.hidden_size = validation.size("hidden_size", hidden_size, least=1)
         self.num_layers = validation.size("num_layers", num_layers, least=1)
         self.bias = validation.flag("bias", bias)
-        self.batch_first = validation.flag("batch_first", batch_first)
-        self.dropout = validation.probability("dropout", dropout)
+        self.batch_first = batch_first
+        self.dropout = dropout
         self.bidirectional = validation.flag("bidirectional", bidirectional)
+        self.num_directions = 2 if self.bidirectional else 1
         self.proj_size = validation.size("proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
@@ -83,9 +89,20 @@ class _Recurrent:
         for sequence in self.sequences:
             sequence.parameters.set(sequence.layout.drawn(generator))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Options that can be changed are checked as in the constructor; AttributeError for the others."""
+        if name == "dropout":
+            value = validation.probability(name, value)
+        elif name == "batch_first":
+            value = validation.flag(name, value)
+            if "_layout" in self.__dict__:
+                self._layout.batch_first = value
+        elif name in _FIXED and name in self.__dict__:
+            raise AttributeError(f"{name}: fixed when the layer is made, as {getattr(self, name)!r}; got {value!r}")
+        super().__setattr__(name, value)
+
     def _allocate(self) -> None:
         """Make `sequences`, one for each layer, and the parameters they use, all zero."""
-        self.num_directions = 2 if self.bidirectional else 1
         self._network: Network | None = None
         if self.device == "cuda":
             from .cuda import make_network
@@ -383,6 +400,9 @@ class LSTM(_Recurrent):
                    advise: gates that start open remember from the first step of training on. ValueError without bias.
                    It is about the start only: what is trained or loaded afterwards stands. The layer, its copies and
                    its files keep the number as the attribute `forget_bias`.
+
+    The arguments are attributes as well. `batch_first` and `dropout` may be set later on, as `train` and `eval` set
+    `training`; the others stay.
 
     TypeError or ValueError for an argument of a wrong type or value. With device="cuda", RuntimeError if the GPU, its
     driver or a package is missing, saying which.

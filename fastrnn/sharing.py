@@ -1,5 +1,7 @@
 """How many threads a call uses, and what they divide: rules with measured constants."""
 
+from collections.abc import Callable
+
 from . import threads
 from .parameters import ParameterLayout
 from .processor_caches import second_level_cache
@@ -19,11 +21,19 @@ KEPT_BY_A_CORE = second_level_cache()  # bytes of weights
 
 
 class Sharing:
-    """The rules for one layer. `lanes`: units of a group."""
+    """The rules for one layer.
 
-    def __init__(self, layout: ParameterLayout, itemsize: int, lanes: int) -> None:
+    lanes      units of a group
+    available  says how many threads a call may use
+    """
+
+    def __init__(
+        self, layout: ParameterLayout, itemsize: int, lanes: int, available: Callable[[], int] = threads.available
+    ) -> None:
         self.layout = layout
         self._lanes = lanes
+        self._available = available
+        available()  # a wrong setting is an error at the first call, not at the first large one
         # multiply-adds of a row at a step, and numbers of the weights
         self._products = layout.cell.gates * layout.hidden_size * (layout.input_size + layout.output_size)
         self._bytes = self._products * itemsize
@@ -37,7 +47,7 @@ class Sharing:
         D = self.layout.num_directions
         if rows * self._products * D < _ENOUGH_FOR_CALL:
             return 1, False
-        number = threads.available()
+        number = self._available()
         if number == 1:
             return 1, False
         team = number // D

@@ -19,7 +19,7 @@ class FrameByFrame:
 
     def __init__(self, layer: "_Recurrent", batch_size: int) -> None:
         if layer.bidirectional:
-            raise ValueError("layer: expected one direction, got bidirectional=True: its second one begins at the end")
+            raise ValueError("a stream needs a layer of one direction, got bidirectional=True: it begins at both ends")
         self.batch_size = validation.size("batch_size", batch_size, least=1)
         self.dtype = layer.dtype
 

@@ -3,6 +3,7 @@
 In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `L` layers, `D` directions, `R` width of h.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -18,6 +19,25 @@ State = Any  # the caller's: the LSTM's is a tuple of two arrays (h, c), the oth
 Lengths = Any  # the caller's: a one-dimensional array, list or tuple of integers, or None
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def full_name(value: Any) -> str:
+    """What a value is, in an error where several libraries have a class of that name."""
+    return class_name(type(value))
+
+
+def class_name(kind: type) -> str:
+    """With its module, unless it is Python's own."""
+    module = kind.__module__.removesuffix(".layers")
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def path(value: Any) -> str:
+    """TypeError unless it names a file; bytes are decoded."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"path: expected a str, bytes or os.PathLike, got {type(value).__name__}") from None
 
 
 def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
@@ -124,13 +144,13 @@ def float_dtype(value: Any, dtypes: Sequence[np.dtype] = DTYPES) -> np.dtype:
 def sequence_lengths(name: str, value: Any, steps: int, batch: int) -> np.ndarray:
     """The lengths (B,) int64, each from 0 to T, of the sequences of an x of T = `steps`."""
     if not isinstance(value, np.ndarray | list | tuple):
-        raise TypeError(f"{name}: expected an array of integers, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a list, tuple or NumPy array of integers, got {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got {type(value).__name__}")
     try:
         lengths = np.asarray(value)
     except ValueError as error:  # entries of different lengths
-        raise TypeError(f"{name}: expected an array of integers, got {value!r}") from error
+        raise TypeError(f"{name}: expected a list, tuple or NumPy array of integers, got {value!r}") from error
     if lengths.shape != (batch,):
         raise ValueError(f"{name}: expected shape ({batch},), one for each sequence, got {lengths.shape}")
     if batch and lengths.dtype.kind not in "iu":

@@ -16,8 +16,8 @@ from .layers import _Recurrent
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"only these, of {', '.join(CELLS)}"
-    parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="CELL", help=names)
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="only these")
+    parser.add_argument("--cell", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="CELL", help=names)
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES, help="only these")
     parser.add_argument("--forward-only", action="store_true", help="what inference needs, without gradients")
     parser.add_argument("--verbose", action="store_true", help="name every kernel")
 
@@ -73,8 +73,8 @@ def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
 
     yield "threads", compiled.together
     yield "lengths", partial(compiled.kernel, "copying")
-    for cell in arguments.cells:
-        for dtype in arguments.dtypes:
+    for cell in arguments.cell:
+        for dtype in arguments.dtype:
             # one layer has all kernels of its cell and dtype, whatever its sizes and options are
             case = Case(cell, dtype, T=2, B=2, I=3, H=5, P=2 if cell == "lstm_projected" else 0)
             layer, x = case.layer(), case.x()

@@ -1,6 +1,6 @@
 """The weights of one layer as the kernels read them, packed again when a parameter has changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,13 +133,12 @@ class PackedWeights:
         self._kernel = f"packing {dtype.name}"
         self._block = PackingBlock(jobs, rows)
 
-    def pack(self, directions: Directions) -> Matrices:
-        """Pack these parameters as they are now into a new buffer."""
+    def pack(self, directions: Directions, number: int) -> Matrices:
+        """Pack these parameters as they are now into a new buffer, on up to so many threads."""
         buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
         start = address(buffer)
         words = self._block.filled(directions, start)
-        number = threads.available() if buffer.size > _ENOUGH_TO_SHARE else 1
-        threads.run_block(self._kernel, words, number)
+        threads.run_block(self._kernel, words, number if buffer.size > _ENOUGH_TO_SHARE else 1)
         return Matrices(buffer, start)
 
 
@@ -160,10 +159,19 @@ class Weights:
 
     lanes  units of a group
     own    the parameters that are meant where a call names no other `source`; None if every call does
+    available  says how many threads may be used
     """
 
-    def __init__(self, layout: ParameterLayout, own: LayerParameters | None, dtype: np.dtype, lanes: int) -> None:
+    def __init__(
+        self,
+        layout: ParameterLayout,
+        own: LayerParameters | None,
+        dtype: np.dtype,
+        lanes: int,
+        available: Callable[[], int] = threads.available,
+    ) -> None:
         self.lanes = lanes
+        self._available = available
         self.forward = PackedWeights(layout, dtype, lanes, backward=False)
         self.backward = PackedWeights(layout, dtype, lanes, backward=True)
         self._own = own
@@ -194,7 +202,7 @@ class Weights:
         else:
             table = self._table(source)
             together = bool(table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER)
-        pieces = take_checksums(table, threads.available() if together else 1)
+        pieces = take_checksums(table, self._available() if together else 1)
         checksums = pieces.checksums()
         matrices = known.packed.get(weights)
         if matrices is not None and known.source is source and checksums == known.pieces.checksums():
@@ -205,7 +213,7 @@ class Weights:
             matrices = packed.get(weights)
             if matrices is None:
                 # in new memory: a call in another thread may still read the old
-                matrices = weights.pack(source)
+                matrices = weights.pack(source, self._available())
                 packed = packed | {weights: matrices}
             self._known = _Known(source, pieces, together, packed)
             return matrices

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from numba import cfunc, njit, prange, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 
 from . import record as r
@@ -85,6 +86,12 @@ def _renew_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
+    # Numba's own lock on compiling: a fork waits for it, or the child would, for ever
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def kernel(name: str) -> int:

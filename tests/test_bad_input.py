@@ -1,5 +1,6 @@
 """Every wrong argument is refused with an error that names it, what was expected and what came; nothing changes."""
 
+import io
 import pickle
 import re
 import zipfile
@@ -354,6 +355,19 @@ def test_load_refuses_other_files(path, write):
     write(path)
     with pytest.raises(ValueError, match=r"path: expected a file written by save, got .*layer\.npz"):
         fastrnn.GRU.load(path)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, io.BytesIO()], ids=["None", "int", "BytesIO"])
+def test_files_are_named_by_paths(wrong):
+    layer = fastrnn.GRU(I, H)
+    calls = [layer.save, fastrnn.GRU.load, lambda path: fastrnn.save_safetensors(layer, path), fastrnn.load_safetensors]
+    if wrong is not None:
+        calls.append(lambda path: fastrnn.to_onnx(layer, path))
+    for call in calls:
+        with pytest.raises(
+            TypeError, match=f"^path: expected a str, bytes or os.PathLike, got {type(wrong).__name__}$"
+        ):
+            call(wrong)
 
 
 def test_load_refuses_a_missing_file(path):

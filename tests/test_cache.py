@@ -166,7 +166,7 @@ def test_an_edit_of_any_kernel_source_counts(package):
 # Ahead
 
 
-RNN = ("--cells", "rnn_tanh", "--dtypes", "float32")
+RNN = ("--cell", "rnn_tanh", "--dtype", "float32")
 
 
 def counts(done):

@@ -374,7 +374,7 @@ ERRORS = {
     "layer": (
         lambda: first_nan(X, X),
         TypeError,
-        "layer: expected a fastrnn or torch.nn LSTM, GRU or RNN, got ndarray",
+        "layer: expected a fastrnn or torch.nn LSTM, GRU or RNN, got numpy.ndarray",
     ),
     "x": (lambda: gate_statistics(GRU, X[..., :2]), ValueError, "x: expected the last dimension to be input_size = 3"),
     "not finite": (

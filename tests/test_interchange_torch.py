@@ -7,6 +7,7 @@ import pytest
 from conftest import KINDS, as_state, as_tuple, make_layer, random_problem
 
 import fastrnn
+from fastrnn import validation
 
 torch = pytest.importorskip("torch")
 
@@ -125,7 +126,7 @@ def test_pytorchs_random_generator_is_left_alone():
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(2, 3), torch.nn.LSTMCell(2, 3), torch.nn.Sequential(), None])
 def test_other_modules_are_refused_by_name(module):
-    expected = f"^module: expected a torch.nn.LSTM, GRU or RNN, got {type(module).__name__}$"
+    expected = f"^module: expected a torch.nn.LSTM, GRU or RNN, got {validation.full_name(module)}$"
     with pytest.raises(TypeError, match=expected):
         fastrnn.from_torch(module)
 

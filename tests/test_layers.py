@@ -691,3 +691,36 @@ def test_importing_the_package_is_cheap():
     program = "import sys, fastrnn; print(*{'numba', 'torch', 'onnx', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+# Options afterwards
+
+
+def test_what_a_layer_is_made_for_stays():
+    layer = fastrnn.LSTM(3, 4, num_layers=2, proj_size=2, forget_bias=1.0)
+    fixed = {"cell", "num_directions", "device", "backend", *layer._names_of_options()} - {"batch_first", "dropout"}
+    for name in sorted(fixed):
+        before = getattr(layer, name)
+        with pytest.raises(AttributeError, match=f"^{name}: fixed when the layer is made"):
+            setattr(layer, name, before)
+        assert getattr(layer, name) is before
+    for other, name in ((fastrnn.GRU(3, 4), "reset_after"), (fastrnn.RNN(3, 4), "nonlinearity")):
+        with pytest.raises(AttributeError, match=f"^{name}: fixed"):
+            setattr(other, name, getattr(other, name))
+
+
+def test_batch_first_and_dropout_may_be_set():
+    layer = fastrnn.GRU(3, 4, num_layers=2)
+    x = normal(5, 2, 3).astype(np.float32)
+    expected, _ = layer(x)
+    layer.batch_first = True
+    np.testing.assert_array_equal(layer(x.transpose(1, 0, 2))[0].transpose(1, 0, 2), expected)
+    assert copy.deepcopy(layer)(x)[0].shape == (5, 2, 4)
+    assert "batch_first=True" in repr(layer)
+    with pytest.raises(TypeError, match="batch_first: expected a bool"):
+        layer.batch_first = 1
+    layer.dropout = 0.5
+    assert not np.array_equal(layer(x)[0], layer(x)[0])
+    with pytest.raises(ValueError, match="dropout: expected"):
+        layer.dropout = 7
+    assert layer.dropout == 0.5

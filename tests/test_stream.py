@@ -134,7 +134,7 @@ def test_a_stream_cannot_be_copied(backend, duplicate):
 
 
 def test_two_directions_cannot_be_streamed():
-    with pytest.raises(ValueError, match=r"^layer: expected one direction, got bidirectional=True"):
+    with pytest.raises(ValueError, match=r"^a stream needs a layer of one direction, got bidirectional=True"):
         make_layer("gru", 3, 4, bidirectional=True).stream()
 
 

@@ -89,6 +89,22 @@ def test_the_environments_number_must_be_positive(value):
     assert "ValueError: FASTRNN_NUM_THREADS: expected a whole number of at least 1, got" in done.stderr
 
 
+def test_a_wrong_environment_variable_is_told_at_the_first_call_however_small():
+    code = "import fastrnn, numpy; fastrnn.RNN(1, 1)(numpy.zeros((1, 1, 1), 'float32'))"
+    for command, status, line in (
+        (["-c", code], 1, "ValueError: FASTRNN_NUM_THREADS: expected a whole number of at least 1, got 'two'"),
+        (
+            ["-m", "fastrnn", "warmup"],
+            2,
+            "error: FASTRNN_NUM_THREADS: expected a whole number of at least 1, got 'two'",
+        ),
+    ):
+        environment = os.environ | {"FASTRNN_NUM_THREADS": "two"}
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert done.stderr.splitlines()[-1].endswith(line)
+
+
 @pytest.fixture
 def started(monkeypatch):
     """A list of the numbers of threads that kernels were run on."""
@@ -546,6 +562,30 @@ def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
 
 
 # After fork
+
+
+def test_a_process_forked_while_another_thread_compiles_can_compile():
+    """Numba has one lock for that."""
+    import fastrnn.kernels.compiled  # noqa: F401  which sees to it
+    from numba.core.compiler_lock import global_compiler_lock
+
+    taken = threading.Event()
+
+    def compile_for_a_while():
+        with global_compiler_lock:
+            taken.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=compile_for_a_while)
+    other.start()
+    taken.wait()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if global_compiler_lock._lock.acquire(blocking=False) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    other.join()
+    with global_compiler_lock:
+        pass
 
 
 def fork_and_check(depth, started, parents_used):

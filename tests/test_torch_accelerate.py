@@ -6,6 +6,8 @@ import pickle
 import pytest
 from torch_pairs import assert_same, everything, fast, normal, tensors_of, torch
 
+from fastrnn.validation import full_name
+
 nn = torch.nn
 
 
@@ -272,7 +274,7 @@ def test_restored_modules_can_be_quantised():
 @pytest.mark.parametrize("function", [fast.accelerate, fast.restore])
 @pytest.mark.parametrize("given", [None, {}, [nn.LSTM(2, 2)], torch.zeros(1), nn.LSTM])
 def test_what_is_no_module_is_an_error(function, given):
-    with pytest.raises(TypeError, match=f"^model: expected a torch.nn.Module, got {type(given).__name__}$"):
+    with pytest.raises(TypeError, match=f"^model: expected a torch.nn.Module, got {full_name(given)}$"):
         function(given)
 
 

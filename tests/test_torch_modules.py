@@ -444,6 +444,29 @@ def test_symbolic_graphs_keep_them_whole(monkeypatch):
     assert count == [3]
 
 
+def test_no_more_threads_than_pytorch_uses(monkeypatch):
+    import fastrnn
+    from fastrnn.torch.layer import Layer
+
+    layer = Layer.of("gru", 1, list(torch.nn.GRU(64, 64).parameters()))
+    share = layer._cpu.sharing.share
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(2)
+    try:
+        for number in (1, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+            assert share(1000, 100, forward=True)[0] == number
+    finally:
+        fastrnn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+def test_a_module_is_no_part_of_its_own_symbolic_graph(name):
+    for library in (torch.nn, fast):
+        with pytest.raises(torch.fx.proxy.TraceError):
+            torch.fx.symbolic_trace(getattr(library, name)(4, 7))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_compiles_torch_nns():
     model, x = OfBoth(), normal(5, 3, 4, dtype=torch.float32)
@@ -468,8 +491,8 @@ AUTOCAST = [
 @pytest.mark.parametrize(("layout", "state_dtype"), AUTOCAST, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
-    # PyTorch takes oneDNN's LSTM for these, asked or not; without AVX-512 that raises, or its results have other dtypes
-    one_dnn = kind == "lstm" and layout == "padded" and torch.float32 in (x_dtype, state_dtype)
+    # PyTorch takes oneDNN's LSTM for these, which raises without AVX-512
+    one_dnn = kind == "lstm" and layout == "padded" and x_dtype == torch.float32
     if one_dnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("PyTorch's own LSTM cannot do this in bfloat16 on this processor")
     theirs, ours = pair(kind, 4, 7, num_layers=2, bidirectional=True)

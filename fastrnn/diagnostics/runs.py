@@ -165,7 +165,7 @@ def as_layer(layer: Any) -> _Recurrent:
     torch = sys.modules.get("torch")  # who has a module has imported it
     if torch is not None and isinstance(layer, torch.nn.RNNBase):
         return from_torch(layer)
-    raise TypeError(f"layer: expected a fastrnn or torch.nn LSTM, GRU or RNN, got {type(layer).__name__}")
+    raise TypeError(f"layer: expected a fastrnn or torch.nn LSTM, GRU or RNN, got {validation.full_name(layer)}")
 
 
 def as_array(value: Any) -> Any:

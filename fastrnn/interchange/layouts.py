@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import validation
 from fastrnn.layers import GRU, LSTM, RNN
 
 Layer = LSTM | GRU | RNN
@@ -22,7 +23,7 @@ def family(layer: Any) -> str:
     for name, kind in CLASSES.items():
         if isinstance(layer, kind):
             return name
-    raise TypeError(f"layer: expected a fastrnn LSTM, GRU or RNN, got {type(layer).__name__}")
+    raise TypeError(f"layer: expected a fastrnn LSTM, GRU or RNN, got {validation.full_name(layer)}")
 
 
 def weights_of(layer: Layer, gates: tuple[int, ...]) -> Weights:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrnn import validation
+
 from .layouts import ONNX_GATES, Layer, family, weights_of
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
         raise ValueError("layer: expected float16, float32 or float64, which ONNX's operators have, got bfloat16")
     if layer.proj_size:
         raise ValueError(f"layer: expected no projection, which ONNX has not, got proj_size={layer.proj_size}")
+    path = None if path is None else validation.path(path)
     import onnx
 
     from fastrnn import __version__

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrnn import validation
 from fastrnn.files import header_of, layer_of, parsed_header
 
 from .layouts import CLASSES, Layer, family
@@ -25,6 +26,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     OSError, as `open` raises it, if the file cannot be written.
     """
     family(layer)  # refuses what is no layer
+    path = validation.path(path)
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -49,6 +51,7 @@ def load_safetensors(
     ValueError if it is another kind of file; one lists every tensor that is missing, surplus or misshapen. TypeError if
     only their dtypes are wrong.
     """
+    path = validation.path(path)
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrnn import validation
+
 from .layouts import CLASSES, Layer, family
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def from_torch(
     classes = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
     cell = next((cell for cell, theirs in classes.items() if isinstance(module, theirs)), None)
     if cell is None:
-        raise TypeError(f"module: expected a torch.nn.LSTM, GRU or RNN, got {type(module).__name__}")
+        raise TypeError(f"module: expected a torch.nn.LSTM, GRU or RNN, got {validation.full_name(module)}")
     dtype = str(module.weight_ih_l0.dtype).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
         raise TypeError(f"module: expected parameters of float32 or float64, got {dtype}")

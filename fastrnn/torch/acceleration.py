@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
+from fastrnn.validation import class_name, full_name
+
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layer import DTYPES
 from .recurrent import GRU, LSTM, RNN
@@ -57,7 +59,7 @@ def restore(model: torch.nn.Module) -> Report:
 
 def _swap(model: torch.nn.Module, table: dict[type, type], why_not: Any) -> Report:
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model: expected a torch.nn.Module, got {full_name(model)}")
     report = Report()
     for name, module in model.named_modules():
         given = type(module)
@@ -69,7 +71,7 @@ def _swap(model: torch.nn.Module, table: dict[type, type], why_not: Any) -> Repo
                 module.__class__ = table[base] if base is given else _derived(given, table[base])
                 report.swapped[name] = module
         elif base in table.values():
-            reason = f"is {_full_name(base)} already"
+            reason = f"is {class_name(base)} already"
         else:
             reason = _why_unknown(module, base)
         if reason is not None:
@@ -105,14 +107,10 @@ def _why_unknown(module: torch.nn.Module, base: type) -> str | None:
         return f"is TorchScript, compiled from {module.original_name}" if recurrent else None
     ours = next((c for c in base.__mro__ if c in _THEIRS), None)
     if ours is not None:
-        return f"is {_full_name(base)}, a subclass of {_full_name(ours)}, and stays one"
+        return f"is {class_name(base)}, a subclass of {class_name(ours)}, and stays one"
     if isinstance(module, torch.nn.RNNBase | torch.nn.RNNCellBase):
-        return f"is {_full_name(base)}, a subclass that may compute something else"
-    return f"is {_full_name(base)}, none of torch.nn's" if base.__name__ in _NAMES else None
-
-
-def _full_name(of: type) -> str:
-    return f"{of.__module__}.{of.__qualname__}"
+        return f"is {class_name(base)}, a subclass that may compute something else"
+    return f"is {class_name(base)}, none of torch.nn's" if base.__name__ in _NAMES else None
 
 
 def _shown(name: str) -> str:

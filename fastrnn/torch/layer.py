@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastrnn import threads
 from fastrnn.kernels.cells import CELLS
 from fastrnn.lengths import Packed
 from fastrnn.parameters import Directions, ParameterLayout
@@ -41,7 +42,7 @@ class Layer:
         self.layout = layout
         self.dtype = dtype
         self.directions = layout.num_directions
-        self._cpu = CpuLayer(layout, None, dtype)
+        self._cpu = CpuLayer(layout, None, dtype, _available)
         self._shapes = list(layout.shapes.values()) * layout.num_directions
         self._bound = Bound([], [])
         # the initial states of so many rows if none are given, not to be written to
@@ -102,6 +103,11 @@ class Layer:
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`, with the arrays of the forward pass."""
         return self._cpu.backward(saved, dy, dstates, arrays)
+
+
+def _available() -> int:
+    """How many threads a call may use: no more than PyTorch does, whose workers that load data have one."""
+    return min(threads.available(), torch.get_num_threads())
 
 
 Kernels = list[tuple[Layer, Directions]]  # of each layer of a module, and its weights as they take them

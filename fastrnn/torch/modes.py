@@ -28,7 +28,9 @@ def in_fx_graph(module: torch.nn.Module, *arguments: Any) -> torch.fx.Proxy | No
     if proxy is None:
         return None
     tracer: Any = proxy.tracer
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
+    path = tracer.path_of_module(module)
+    # the root is no part of its graph
+    return tracer.create_proxy("call_module", path, arguments, {}) if path else None
 
 
 def is_mapped(gradients: tuple[Tensor | None, ...]) -> bool:
@@ -44,7 +46,10 @@ def autocast_applies(dtype: torch.dtype) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def one_dnn_enabled() -> bool:
+def one_dnn_runs(dtype: torch.dtype) -> bool:
+    """Whether torch.nn takes oneDNN's LSTM for inputs of that dtype."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
     return torch._C._get_mkldnn_enabled()
 
 

@@ -14,7 +14,7 @@ from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
 from .layer import forget, layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_enabled
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_runs
 from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
@@ -76,7 +76,7 @@ class _Recurrent(torch.nn.RNNBase):
             return None
         states, dtypes = () if states is None else tuple(states), None
         if autocast:
-            one_dnn = not self.proj_size and rows is None and one_dnn_enabled()
+            one_dnn = not self.proj_size and rows is None and one_dnn_runs(x.dtype)
             dtypes = autocast_dtypes(cell, self.proj_size > 0, x, states, one_dnn=one_dnn)
             if dtypes is None:
                 return None
