@@ -717,7 +717,7 @@ def test_batch_first_and_dropout_may_be_set():
     np.testing.assert_array_equal(layer(x.transpose(1, 0, 2))[0].transpose(1, 0, 2), expected)
     assert copy.deepcopy(layer)(x)[0].shape == (5, 2, 4)
     assert "batch_first=True" in repr(layer)
-    with pytest.raises(TypeError, match="batch_first: expected a bool"):
+    with pytest.raises(TypeError, match="batch_first: expected True or False"):
         layer.batch_first = 1
     layer.dropout = 0.5
     assert not np.array_equal(layer(x)[0], layer(x)[0])
