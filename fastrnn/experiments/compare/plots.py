@@ -40,6 +40,7 @@ STYLES = {
 }
 _FLOOR = 1e-13  # where the axis of gradients ends
 _WORST_TEXT = 1.5  # times the baseline: the first updates, which are much above, need not be seen
+_CIRCLE = 1.2  # where the axes end round the unit circle
 _GREY = "0.45"
 
 
@@ -190,10 +191,11 @@ def _decay_by_radius(ax: Axes, scaled: Sequence[Scaled]) -> None:
 def eigenvalues(results: Results) -> Figure | None:
     """Eigenvalues against the unit circle, at the start and after training."""
     task, _ = longest_memory(results)
-    shown: list[tuple[str, list[Look], str]] = []
+    marks = {"start": ("+", "#E69F00", "at the start"), "trained": ("o", "#0072B2", "after training")}
+    shown: list[tuple[str, list[tuple[Any, Any]], str]] = []
     for contender, name in (("rnn", "RNN"), ("gru", "GRU"), ("lstm", "LSTM")):
-        found = [_detailed(results, task, contender, when) for when in ("start", "trained")]
-        seen = [look for look in found if look is not None]
+        found = [(mark, _detailed(results, task, contender, when)) for when, mark in marks.items()]
+        seen = [(mark, look.eigenvalues or {}) for mark, look in found if look is not None]
         if seen:
             if contender == "rnn":
                 shown.append((f"{name}: its recurrent matrix", seen, "matrix"))
@@ -202,20 +204,23 @@ def eigenvalues(results: Results) -> Figure | None:
         return None
     figure, (row,) = _panels(1, len(shown), 2.6, 2.9)
     angle = np.linspace(0, 2 * np.pi, 200)
-    for ax, (title, looks, kind) in zip(row, shown, strict=True):
+    for ax, (title, seen, kind) in zip(row, shown, strict=True):
         ax.plot(np.cos(angle), np.sin(angle), color=_GREY, linewidth=1, label="unit circle")
-        marks = (("+", "#E69F00", "at the start"), ("o", "#0072B2", "after training"))
-        for look, (marker, colour, label) in zip(looks, marks, strict=False):
-            points = np.array((look.eigenvalues or {})[kind])
+        outside: list[str] = []
+        for (marker, colour, label), values in seen:
+            points = np.array(values[kind])
             ax.plot(points[:, 0], points[:, 1], linestyle="none", marker=marker, markersize=4, fillstyle="none",
                     color=colour, markeredgewidth=1, label=label)  # fmt: skip
+            far = points[(np.abs(points).max(axis=1) > _CIRCLE) & (points[:, 1] >= 0)]  # of a conjugate pair one
+            outside += [f"{a:.2g}" + (f" ± {b:.2g}i" if b else "") for a, b in far]
+        if outside:  # a scale for these would leave nothing of the others
+            ax.annotate(f"outside: {', '.join(outside)}", (0.5, 0.02), xycoords="axes fraction", ha="center",
+                        fontsize=7, color="#0072B2")  # fmt: skip
         ax.set_aspect("equal")
-        limit = 1.1 * max(1.0, *(np.abs(np.array((look.eigenvalues or {})[kind])).max() for look in looks))
-        ax.set_xlim(-limit, limit)
-        ax.set_ylim(-limit, limit)
-        ticks = np.arange(-int(limit), int(limit) + 1)
-        ax.set_xticks(ticks)
-        ax.set_yticks(ticks)
+        ax.set_xlim(-_CIRCLE, _CIRCLE)
+        ax.set_ylim(-_CIRCLE, _CIRCLE)
+        ax.set_xticks([-1, 0, 1])
+        ax.set_yticks([-1, 0, 1])
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("real part")
         ax.grid(color="0.9", linewidth=0.6)
@@ -241,12 +246,13 @@ def gates(results: Results) -> Figure | None:
     for ax, (look, gate, title) in zip(axes.flat, shown, strict=True):
         image = ax.imshow((look.traces or {})[gate], vmin=0, vmax=100, cmap="gray", aspect="auto",
                           interpolation="nearest", origin="upper")  # fmt: skip
-        for mark in look.marks or []:
-            ax.axvline(mark, color="#D55E00", linewidth=1.2, linestyle="--")
+        marks = look.marks or []
+        ax.plot(marks, [1.06] * len(marks), transform=ax.get_xaxis_transform(), clip_on=False, linestyle="none",
+                marker="v", color="#D55E00", markersize=5)  # fmt: skip
         ax.set_title(title, fontsize=9, loc="left")
         ax.set_yticks([])
         ax.set_ylabel("units")
-    marked = "; dashed: the two numbers to be added" if shown[0][0].marks else ""
+    marked = "; triangles: the two numbers to be added" if shown[0][0].marks else ""
     axes.flat[-1].set_xlabel(f"step of one sequence ({TITLES[task].lower()}{marked})")
     bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.5, label="gate: black closed, white open")
     bar.set_ticks([0, 50, 100], labels=["0", "0.5", "1"])
