@@ -4,7 +4,6 @@ The truth is what the reference computes in float64 from the layer's own paramet
 from it among the finite values of an array, relative to the largest magnitude there.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -218,11 +217,8 @@ def _run(layer: "_Recurrent | OnHost", inputs: Inputs, recompute: bool = False) 
 
 def twin(layer: _Recurrent, dtype: np.dtype, backend: str = "reference") -> _Recurrent:
     """The layer on another backend: the same parameters in `dtype`, and the same dropout masks to come."""
-    other = copy.copy(layer)
-    other.backend, other.dtype = backend, dtype
-    other._allocate()
-    for name, parameter in layer.parameters.items():
-        other.parameters[name][...] = parameter
+    other = type(layer).__new__(type(layer))
+    other.__setstate__(layer.__getstate__() | {"backend": backend, "dtype": dtype})
     return other
 
 

@@ -67,8 +67,8 @@ class Sharing:
         That saves writing and reading the sums, but then W is read at each step: it pays for few rows only where a core
         keeps both matrices. Measured (LSTM, GRU and RNN, H from 32 to 512, B from 1 to 64).
         """
-        kept = self._bytes / parts / KEPT_BY_A_CORE
-        return 4 if kept <= 0.6 else 16 if kept <= 1 else 24
+        part = self._bytes / parts
+        return 4 if part <= 0.6 * KEPT_BY_A_CORE else 16 if part <= KEPT_BY_A_CORE else 24
 
     def _few_rows(self, batch: int, team: int, forward: bool) -> bool:
         """Whether a batch has so few rows that dividing them would leave each thread too little."""

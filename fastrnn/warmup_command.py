@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
             yield f"{cell} {dtype} forward", partial(layer, x)
             if not arguments.forward_only:
                 yield f"{cell} {dtype} training", partial(_train, layer, x)
-                yield f"{cell} {dtype} diagnostics", partial(_diagnose, layer, x)
+                # the second direction's time runs the other way in memory
+                yield f"{cell} {dtype} diagnostics", partial(_diagnose, replace(case, bidirectional=True).layer(), x)
 
 
 def _train(layer: _Recurrent, x: np.ndarray) -> None:

@@ -8,6 +8,8 @@ from numba import njit
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # small formulas on vectors: a call would pass every vector through memory
 INNER = {**OPTIONS, "forceinline": True}
+# for sums whose order is no promise: as a single chain of additions a loop cannot be vectorised
+IN_ANY_ORDER = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
 
 
 def _can_cache() -> bool:

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 from conftest import KINDS, as_state, assert_same_bits, make_layer, random_problem
+from fastrnn.kernels.norms import norms, path_norms
 
 import fastrnn
 from fastrnn.diagnostics import decay, gradient_flow
-from fastrnn.diagnostics.norms import norms, path_norms
 
 torch = pytest.importorskip("torch")
 

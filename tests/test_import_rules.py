@@ -139,7 +139,9 @@ def test_layers_reach_the_backends_through_sequence():
     for module in ("fastrnn", "fastrnn.layers", "fastrnn.parameters", "fastrnn.validation", *subpackages):
         inside = [m for m in SOURCES if m == module or (module in subpackages and within(m, module))]
         for each in inside:
-            assert [name for name in imported_by(each) if any(within(name, b) for b in backends)] == [], each
+            found = {name for name in imported_by(each) if any(within(name, b) for b in backends)}
+            # the table of cells is plain Python, and says how many gates they have
+            assert found == ({"fastrnn.kernels.cells"} if each == "fastrnn.parameters" else set()), each
     assert {"fastrnn.reference", "fastrnn.cpu"} <= imported_by("fastrnn.sequence")
     assert [name for name in imported_by("fastrnn.sequence") if within(name, "fastrnn.kernels")] == []
 

@@ -27,7 +27,6 @@ from conftest import (
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-import fastrnn
 from fastrnn import threads as fastrnn_threads
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +86,7 @@ def assert_as_the_reference(kind, dtype, size, give_up=pytest.skip, **options):
         own = everything(make_layer(kind, I, H, dtype=dtype, backend="reference", **options), problem)
     if kind == "rnn_relu" and (near_relus_corner(results, expected) or near_relus_corner(own, expected)):
         give_up()
-    longest = max(I + H, fastrnn.parameters.GATES[layer.cell] * H, min(T * B, 512))
+    longest = max(I + H, layer.sequences[0].layout.cell.gates * H, min(T * B, 512))
     for name, result in results.items():
         assert result.dtype == layer.dtype
         limit = allowed(dtype, error(own[name], expected[name]), longest)

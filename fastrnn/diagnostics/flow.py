@@ -179,7 +179,7 @@ def _memory_gate(run: LayerRun, direction: int) -> np.ndarray | None:
 
 
 def _measure(gradients: LayerGradients, direction: int, gate: np.ndarray | None) -> _Measured:
-    from .norms import norms, path_norms  # here, because it imports Numba
+    from fastrnn.kernels.norms import norms, path_norms  # here, because it imports Numba
 
     dh = own_time(gradients.carried[direction], direction)
     dh_n = gradients.dstates[0]

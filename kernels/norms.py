@@ -5,10 +5,10 @@ import math
 import numpy as np
 from numba import njit
 
-from fastrnn.kernels.options import CACHED
+from .options import CACHED, IN_ANY_ORDER
 
-# sums of squares may be added in any order: they are read to a few digits, and a single chain cannot be vectorised
-_compiled = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, **CACHED)
+# sums of squares are read to a few digits
+_compiled = njit(**IN_ANY_ORDER, **CACHED)
 
 # within these, no square of a sum lost its digits to underflow, and none overflowed
 _SMALLEST, _LARGEST = 1e-280, 1e300
