@@ -14,7 +14,18 @@ from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
 from .parameters import Directions, LayerParameters, ParameterLayout, present
-from .plans import BACKWARD_SHARED, FORWARD_SHARED, Arrays, PassKind, Plan, Planner, Workspace
+from .plans import (
+    BACKWARD_SHARED,
+    FORWARD_KIND,
+    FORWARD_SHARED,
+    SAVING_KIND,
+    Arrays,
+    PassKind,
+    Plan,
+    Planner,
+    Workspace,
+    backward_kind,
+)
 from .sharing import Sharing
 from .weights import NOTHING, PackedWeights, Weights
 
@@ -105,7 +116,7 @@ class CpuLayer:
                 c_0, cells = states[1], memory.cells
         elif self.cell.has_cell_state:
             c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
-        kind = PassKind(True, saving=save)
+        kind = SAVING_KIND if save else FORWARD_KIND
         arrays = (x, y, h_0, c_0, c_n, gates, cells)
         self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
@@ -192,7 +203,7 @@ class CpuLayer:
             h_prev = np.empty((D, *lead, R), self.dtype)
             for d in range(D):
                 states_before(rows, states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
-        kind = PassKind(False, packed=rows is not None, without_dy=dy is None, keeping=bool(kept))
+        kind = backward_kind(rows is not None, dy is None, bool(kept), False)
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
         self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
         if D == 2:
@@ -247,7 +258,7 @@ class CpuLayer:
 
     def step_plan(self, batch: int) -> Plan:
         """The plan of a single step."""
-        return self._planner.plan(PassKind(True), batch, *self.sharing.share(batch, batch, forward=True))
+        return self._planner.plan(FORWARD_KIND, batch, *self.sharing.share(batch, batch, forward=True))
 
     def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
         """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""

@@ -59,18 +59,15 @@ class ParameterLayout:
         each = range(num_directions)
         self.offsets = [{short: start + d * sum(numbers) for short, start in starts.items()} for d in each]
         self.size = num_directions * sum(numbers)
+        self._spans = [
+            [(short, slice(start, start + math.prod(self.shapes[short])), self.shapes[short]) for short, start in own]
+            for own in map(dict.items, self.offsets)
+        ]
         self._absent: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
         """For each direction {short name: view, or None} into `flat`, `size` numbers in an array of any library."""
-        return [
-            self._absent
-            | {
-                short: flat[start : start + math.prod(self.shapes[short])].reshape(self.shapes[short])
-                for short, start in offsets.items()
-            }
-            for offsets in self.offsets
-        ]
+        return [self._absent | {short: flat[span].reshape(shape) for short, span, shape in own} for own in self._spans]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""

@@ -5,7 +5,8 @@ A plan serves calls of any length: how many steps and rows there are is filled i
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -47,7 +48,8 @@ FORWARD_SHARED, BACKWARD_SHARED = FORWARD.index("h_0"), BACKWARD.index("h_0")
 Arrays = tuple[np.ndarray | None, ...]
 
 
-class PassKind(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class PassKind:
     """What a plan is for: a pass over a layer, forward or backward, and its variant.
 
     saving      forward: also writes what the backward pass needs
@@ -64,6 +66,17 @@ class PassKind(NamedTuple):
     without_dy: bool = False
     keeping: bool = False
     continued: bool = False
+
+
+# There is one of each, so that looking a plan up by it is quick
+FORWARD_KIND = PassKind(forward=True)
+SAVING_KIND = PassKind(forward=True, saving=True)
+
+
+@cache
+def backward_kind(packed: bool, without_dy: bool, keeping: bool, continued: bool) -> PassKind:
+    """The kind of a backward pass."""
+    return PassKind(False, packed=packed, without_dy=without_dy, keeping=keeping, continued=continued)
 
 
 class Plan:

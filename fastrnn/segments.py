@@ -16,7 +16,7 @@ from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
 from .memory import address, empty
-from .plans import PassKind
+from .plans import FORWARD_KIND, SAVING_KIND, PassKind, backward_kind
 from .sequence import States
 from .weights import NOTHING
 
@@ -76,7 +76,7 @@ class SegmentedLayer:
         h, c = _split(states)
         weights = (self._forward_weights.address,)
         each: list[_Values] = [(weights, (x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))]
-        self._run(PassKind(True), segments, each)
+        self._run(FORWARD_KIND, segments, each)
         self._move_on(segments, h, _halves(y))
 
     def forward_saving(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
@@ -94,7 +94,7 @@ class SegmentedLayer:
         each: list[_Values] = [
             (weights, (x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
         ]
-        self._run(PassKind(True, saving=True), segments, each)
+        self._run(SAVING_KIND, segments, each)
         self._move_on(segments, h, _halves(y))
         if layer.cell.has_cell_state:
             self._move_on(segments, c, cells)
@@ -131,7 +131,7 @@ class SegmentedLayer:
                 dh_0[d], dc_0[d], dh, dx[d],
             )))  # fmt: skip
             self._taken[d] += segment.number
-        kind = PassKind(False, packed=segments[0].rows is not None, without_dy=dy is None, continued=True)
+        kind = backward_kind(segments[0].rows is not None, dy is None, False, True)
         self._run(kind, segments, each)
 
     def gradients(self) -> list[dict[str, np.ndarray]]:

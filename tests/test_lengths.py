@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import fastrnn
 from fastrnn import plans, sharing
 from fastrnn.lengths import Packed, Padded
-from fastrnn.plans import PassKind
+from fastrnn.plans import SAVING_KIND, backward_kind
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -214,8 +214,8 @@ def test_threads_that_divide_large_weights_compute_what_one_does(kind, number, t
     threads(number)
     assert_same_bits(everything(layer, problem, lengths), expected)
     used = {key[:1] + key[2:] for key in layer.sequences[0].kernels()._planner._plans}
-    assert (PassKind(True, saving=True), number, True) in used
-    assert (PassKind(False, packed=True), number, False) in used
+    assert (SAVING_KIND, number, True) in used
+    assert (backward_kind(True, False, False, False), number, False) in used
 
 
 @every_kind

@@ -405,16 +405,16 @@ def test_many_python_threads_may_call_one_layer_with_more_sizes_than_it_has_plan
 
 
 def test_a_size_in_use_keeps_its_plan_while_others_come_and_go(threads):
-    from fastrnn.plans import _MOST_PLANS, PassKind
+    from fastrnn.plans import _MOST_PLANS, FORWARD_KIND
 
     threads(1)
     layer = fastrnn.RNN(3, 4)
     kernels = layer.sequences[0].kernels()
-    plan = kernels.plan(PassKind(True), 1, 1, False)
+    plan = kernels.plan(FORWARD_KIND, 1, 1, False)
     for batch in range(2, 4 * _MOST_PLANS):
         layer(np.zeros((2, batch, 3), np.float32))
         layer(np.zeros((2, 1, 3), np.float32))
-    assert kernels.plan(PassKind(True), 1, 1, False) is plan
+    assert kernels.plan(FORWARD_KIND, 1, 1, False) is plan
     assert len(kernels._planner._plans) == _MOST_PLANS
 
 
