@@ -36,6 +36,8 @@ def draw(results: Results, path: Path) -> list[Path]:
     highest = max([ratio for ratio in ratios if ratio], default=1.0)
     lowest = min([ratio for ratio in ratios if ratio], default=1.0)
 
+    aim = "aimed at: " + ", ".join(f"{mode} {GOALS[mode]:g}x" for mode in modes)
+
     with plt.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": results.name}):
         figure, axes = plt.subplots(
             len(modes), len(cells), figsize=(1.5 + 3.4 * len(cells), 1.4 + 2.6 * len(modes)), sharex=True, sharey=True,
@@ -43,7 +45,7 @@ def draw(results: Results, path: Path) -> list[Path]:
         )  # fmt: skip
         for row, mode in zip(axes, modes, strict=True):
             for panel, cell in zip(row, cells, strict=True):
-                _draw_panel(panel, groups.get((cell, mode), []), sizes, threads, peers, GOALS[mode])
+                _draw_panel(panel, groups.get((cell, mode), []), sizes, threads, peers, GOALS[mode], aim)
                 panel.set_title(f"{TITLES[cell]}, {mode}")
         for panel in axes[-1]:
             panel.set_xticks(range(len(sizes)), [_size_label(*size) for size in sizes], fontsize=7)
@@ -57,7 +59,8 @@ def draw(results: Results, path: Path) -> list[Path]:
         figure.legend(
             handles, labels, loc="outside upper center", ncols=round(figure.get_figwidth() / 2.2), frameon=False
         )
-        figure.supxlabel("size: T steps x B sequences, with I = H units (or I to H) below", fontsize=8)
+        below = "I = H units" if all(I == H for *_, I, H in sizes) else "I = H units, or I inputs to H units,"
+        figure.supxlabel(f"size: T steps x B sequences, with {below} below", fontsize=8)
         written = []
         for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
             figure.savefig(path.with_suffix(suffix), **options)
@@ -66,11 +69,14 @@ def draw(results: Results, path: Path) -> list[Path]:
     return written
 
 
-def _draw_panel(panel, measurements, sizes, threads, peers, goal):
-    """One cell and mode: a column for each size, in it a mark for each peer and thread count, filled for the most."""
+def _draw_panel(panel, measurements, sizes, threads, peers, goal, label):
+    """One cell and mode: a column for each size, in it a mark for each peer and thread count, filled for the most.
+
+    goal, label: a line there, and what the legend calls it
+    """
     panel.axhspan(1e-3, 1, color="0.9", zorder=0)
     panel.axhline(1, color="black", linewidth=1)
-    panel.axhline(goal, color="0.3", linewidth=1, linestyle="--", label="goal")
+    panel.axhline(goal, color="0.3", linewidth=1, linestyle="--", label=label)
     panel.grid(axis="y", color="0.85", linewidth=0.6)
     for x in range(1, len(sizes)):
         panel.axvline(x - 0.5, color="0.85", linewidth=0.6)
