@@ -8,6 +8,7 @@ Memory is addressed by plain byte addresses (int64). `count` is how many numbers
 really there; what lies beyond is neither read nor written, and reads as zero.
 """
 
+import hashlib
 import operator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
+
+from .target import vector_unit
 
 I8 = ir.IntType(8)
 I32 = ir.IntType(32)
@@ -280,8 +283,8 @@ def horner(coefficients):
             return None
 
         def lower(context, builder, sig, args):
-            first, *rest = [ir.Constant(x.llvm, [float(c)] * x.lanes) for c in coefficients]
-            result = first
+            vectors = [ir.Constant(x.llvm, [float(c)] * x.lanes) for c in coefficients]
+            result, *rest = _in_memory(builder, x, vectors) if vector_unit().registers < 32 else vectors
             for coefficient in rest:
                 result = call_fma(builder, result, args[0], coefficient)
             return result
@@ -289,6 +292,31 @@ def horner(coefficients):
         return x(x), lower
 
     return polynomial
+
+
+def _in_memory(builder, vector, constants):
+    """The constants as operands in memory, which take no register.
+
+    LLVM would broadcast each from a single number into a register, and where several polynomials are near each other
+    keep them there, so that the formulas' own values have to be moved to the stack and back. So they are whole vectors,
+    in memory that might change for all that it is told: it is no constant, and whatever was read before is forgotten.
+    With 16 registers an LSTM's formula takes 10 % less time (Zen 3).
+    """
+    numbers = "_".join(str(c.constant[0]) for c in constants)
+    name = f"constants_{hashlib.sha256(numbers.encode()).hexdigest()[:16]}_{vector.element.name}_{vector.lanes}"
+    kind = ir.ArrayType(vector.llvm, len(constants))
+    table = builder.module.globals.get(name)
+    if table is None:
+        table = ir.GlobalVariable(builder.module, kind, name)
+        table.linkage = "linkonce_odr"
+        table.initializer = ir.Constant(kind, constants)
+        table.align = vector.lanes * vector.element.itemsize
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+    values = []
+    for place in range(len(constants)):
+        values.append(builder.load(builder.gep(table, [ir.Constant(I32, 0), ir.Constant(I32, place)])))
+        values[-1].align = table.align
+    return values
 
 
 def _unary(llvm_name):
