@@ -47,13 +47,14 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-# kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes
+# kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes; 1 is the address of
+# more of them (see `workers.call`)
 _MAKERS = {
     "loop": (make_loop, 3),
-    "stage": (make_stage, 16),
-    "product": (make_product, 16),
-    "added_product": (make_added_product, 16),
-    "tile": (make_tile, 11),
+    "stage": (make_stage, 1),
+    "product": (make_product, 1),
+    "added_product": (make_added_product, 1),
+    "tile": (make_tile, 1),
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
     "checksum": (make_checksum, 3),
@@ -141,7 +142,12 @@ def _files_of_its_own(key):
 
 def _compile(arity, key):
     """An entry point that C can call; one for each arity, because Numba needs the parameters spelt out."""
-    if arity == 3:
+    if arity == 1:
+
+        def entry(arguments):
+            _run(key, arguments)
+
+    elif arity == 3:
 
         def entry(a, b, c):
             _run(key, (a, b, c))
@@ -151,18 +157,8 @@ def _compile(arity, key):
         def entry(a, b, c, d, e):
             _run(key, (a, b, c, d, e))
 
-    elif arity == 11:
-
-        def entry(a, b, c, d, e, f, g, h, i, j, k):
-            _run(key, (a, b, c, d, e, f, g, h, i, j, k))
-
-    elif arity == 16:
-
-        def entry(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
-            _run(key, (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
-
     else:
-        raise ValueError(f"arity: expected 3, 5, 11 or 16, got {arity}")
+        raise ValueError(f"arity: expected 1, 3 or 5, got {arity}")
 
     return cfunc(types.void(*[types.int64] * arity), nogil=True, **CACHED)(_files_of_its_own(key)(entry))
 

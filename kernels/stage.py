@@ -19,7 +19,7 @@ from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import CACHE_LINE, I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
 from .target import vector_unit
 from .tile import abreast, tallest, widest
-from .workers import call, quotient, rounded_up
+from .workers import arguments_at, call, quotient, rounded_up
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
@@ -291,8 +291,9 @@ def _make(dtype, begins, start, activate, reads, finish, writes, *, multiplied):
             place += part_of_unit_bytes
 
     def stage(key, arguments):
-        tile, table, first_row, rows, units, first_group, last_group = arguments[:7]
-        x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = arguments[7:]
+        given = arguments_at(arguments, 16)
+        tile, table, first_row, rows, units, first_group, last_group = given[:7]
+        x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = given[7:]
         tiles = quotient(rows + most_rows - 1, most_rows)
         if tiles == 0:
             return

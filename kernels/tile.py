@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 
 from .simd import CACHE_LINE, I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
 from .target import vector_unit
+from .workers import arguments_at, load_arguments
 
 # the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
 # accumulators, registers hold a row of packed vectors and a broadcast element.
@@ -68,16 +69,17 @@ def shapes(sums: int) -> list[tuple[int, int]]:
 
 
 def _define_tile(module, name, vector, rows, groups, sums):
-    """void tile(accumulators, step, operand, operand stride, packed, group stride, depth, soon, pace), as below."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 9), name)
+    """void tile(arguments): the tile for that many rows and groups, of a call with the arguments below."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64]), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = function.args
     size = vector.element.itemsize
     vector_bytes = vector.lanes * size
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     entry = builder.block
+    given = load_arguments(builder, function.args[0], 11)
+    _, _, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = given
     loop = function.append_basic_block("loop")
     done = function.append_basic_block("done")
 
@@ -163,9 +165,9 @@ def make_tile(sums: str, dtype: str):
     vector = Vector(dtype, vector_unit().lanes(vectors(dtype, 1).itemsize))
 
     @intrinsic
-    def choose(typing, shape, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace):
+    def choose(typing, shape, arguments):
         def lower(context, builder, sig, args):
-            shape, *rest = args
+            shape, arguments = args
             done = builder.append_basic_block("multiplied")
             unreachable = builder.append_basic_block("no_such_tile")
             switch = builder.switch(shape, unreachable)
@@ -175,20 +177,18 @@ def make_tile(sums: str, dtype: str):
                 case = builder.append_basic_block(name)
                 switch.add_case(ir.Constant(I64, (rows << 8) + groups), case)
                 with builder.goto_block(case):
-                    builder.call(tile, rest)
+                    builder.call(tile, [arguments])
                     builder.branch(done)
             builder.position_at_end(unreachable)
             builder.unreachable()
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10), lower
+        return types.void(types.int64, types.int64), lower
 
     def tile(key, arguments):
-        rows, groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = arguments
-        choose(
-            (rows << 8) + groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace
-        )
+        rows, groups = arguments_at(arguments, 2)
+        choose((rows << 8) + groups, arguments)
 
     return tile
 
