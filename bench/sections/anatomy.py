@@ -51,7 +51,8 @@ instructions of two take turns (faster on their own, not within a stage); a divi
 steps; finishing each tile at once where a step has two products; more tiles at once where it has one; huge pages;
 asking for weights nearer than the second-level cache, but for one or two rows with AVX2; larger chunks of W x; with
 AVX2 also packed blocks read in smaller parts, fewer rows at once, activations function by function, and polynomials in
-two or three chains instead of one. What gave something is what is built, and described under [Architecture](architecture.md)."""
+two or three chains instead of one. What gave something is what is built, and described under
+[Architecture](architecture.md)."""
 
 
 @cache
