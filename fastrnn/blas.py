@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .locks import Lock
+from .kernels.locks import Lock
 
 # How OpenBLAS and MKL call the functions, in the variants that NumPy is built with: to set the number, and to get it.
 _NAMES = (

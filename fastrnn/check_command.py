@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             requirements.check()
         except requirements.CudaUnavailable as missing:
-            arguments.refuse(f"argument --{missing}")
+            arguments.refuse(f"argument --{missing}")  # it begins with "device:"
     dtypes = (arguments.dtype,) if arguments.dtype else known
     use_one_thread()
     for line in _gpu() if on_gpu else _machine(threads):

@@ -15,9 +15,9 @@ from .kernels import block as b
 from .kernels import compiled, weight_gradient
 from .kernels import record as r
 from .kernels.cells import Stage
+from .kernels.locks import Lock
 from .kernels.planes import backward_planes, forward_planes
 from .kernels.stage import SCRATCH_BYTES
-from .locks import Lock
 from .memory import CACHE_LINE, address, empty, up
 from .parameters import ParameterLayout
 from .sharing import Sharing

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from . import threads
 from .parameters import ParameterLayout
 from .processor_caches import second_level_cache
 
@@ -27,9 +26,7 @@ class Sharing:
     available  says how many threads a call may use
     """
 
-    def __init__(
-        self, layout: ParameterLayout, itemsize: int, lanes: int, available: Callable[[], int] = threads.available
-    ) -> None:
+    def __init__(self, layout: ParameterLayout, itemsize: int, lanes: int, available: Callable[[], int]) -> None:
         self.layout = layout
         self._lanes = lanes
         self._available = available

@@ -8,8 +8,8 @@ import numpy as np
 
 from . import threads
 from .kernels import checksum
+from .kernels.locks import Lock
 from .kernels.tile import abreast
-from .locks import Lock
 from .memory import CACHE_LINE, address, empty, up
 from .packing import PackingBlock, of_packed, of_parameter
 from .parameters import Directions, LayerParameters, ParameterLayout
@@ -168,7 +168,7 @@ class Weights:
         own: LayerParameters | None,
         dtype: np.dtype,
         lanes: int,
-        available: Callable[[], int] = threads.available,
+        available: Callable[[], int],
     ) -> None:
         self.lanes = lanes
         self._available = available

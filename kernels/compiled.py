@@ -11,7 +11,6 @@ index at once may give two kernels the same number.
 
 import hashlib
 import os
-import threading
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from .affinity import part_company
 from .block import PROCESSORS
 from .checksum import make_checksum, unchanged
 from .copying import make_copying
+from .locks import Lock
 from .options import CACHED, OPTIONS
 from .packing import make_packing
 from .stage import make_added_product, make_product, make_stage
@@ -75,18 +75,11 @@ def _choose(key, arguments):
     return _MAKERS[kind][0](*words)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _kernels: dict[str, object] = {}
 
 
-def _renew_lock() -> None:
-    """In a forked child: the thread that held it in the parent may not exist here."""
-    global _lock
-    _lock = threading.Lock()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
     # Numba's own lock on compiling: a fork waits for it, or the child would, for ever
     os.register_at_fork(
         before=global_compiler_lock.acquire,

@@ -9,7 +9,7 @@ from fastrnn.kernels.cells import Stage
 from fastrnn.kernels.cuda.launch import device_limits, patches
 from fastrnn.kernels.cuda.plan import Plan, best_plan, faster_persistent
 from fastrnn.kernels.cuda.planes import Pass, Place, passes, wide
-from fastrnn.locks import Lock
+from fastrnn.kernels.locks import Lock
 from fastrnn.parameters import ParameterLayout
 
 from .arrays import Array, Arrays

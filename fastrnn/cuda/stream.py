@@ -25,7 +25,8 @@ class DeviceStream(FrameByFrame):
         assert self._layer._network is not None
         self._network = self._layer._network
         self._state: State = None
-        self._kind = Kind(self._network.arrays, _same, _same)  # of the state
+        self._own_kind = Kind(self._network.arrays, _same, _same)
+        self._kind = self._own_kind  # of the state
 
     def step(self, x: Any, out: Any = None) -> Any:
         """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,), or write it to
@@ -60,7 +61,7 @@ class DeviceStream(FrameByFrame):
     def reset(self, state: State = None) -> None:
         """Go back to a state of zeros, or to the one given, shaped as `state`."""
         first = state[0] if isinstance(state, tuple | list) and state else state
-        kind = Kind(self._network.arrays, _same, _same) if state is None else kind_of("state", first)
+        kind = self._own_kind if state is None else kind_of("state", first)
         layout = DeviceLayout(self._network, kind)
         no_steps = kind.arrays.zeros((0, self.batch_size, self._layer.input_size), self.dtype.name)
         _, states, batched = layout.inputs(no_steps, state)

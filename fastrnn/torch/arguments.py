@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.lengths import Packed
 
-from .layer import DTYPES, PLAIN, split
+from .layer import DTYPES, PLAIN, forget, split
 
 
 def present_weights(
@@ -17,8 +17,17 @@ def present_weights(
 ) -> list[Tensors[Tensor]] | None:
     """The weights of these names, contiguous, without those that are None, of each of so many layers.
 
-    None if the kernels cannot take them.
+    None if the kernels cannot take them; the memory of those that the module had before is then let go.
     """
+    weights = _present(module, names, compiling)
+    if weights is None:
+        if not compiling:
+            forget(module)
+        return None
+    return split(weights, layers)
+
+
+def _present(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> list[Tensor] | None:
     parameters = module._parameters
     weights = []
     for name in names:
@@ -28,7 +37,7 @@ def present_weights(
             if type(weight) not in PLAIN or not weight.is_cpu or weight.layout is not torch.strided:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
-    return split(weights, layers) if weights and weights[0].dtype in DTYPES else None
+    return weights if weights and weights[0].dtype in DTYPES else None
 
 
 def packed_rows(sequence: PackedSequence) -> Packed | None:

@@ -9,7 +9,7 @@ from fastrnn.kernels.cells import CELLS
 
 from . import autograd, operators
 from .arguments import fit, present_weights
-from .layer import forget, layers_as_before, layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run
 from .original import as_torch_nn
 
@@ -45,8 +45,6 @@ class _Cell(torch.nn.RNNCellBase):
         bound: Any
         before = None if compiling else layers_as_before(self, cell, 1)
         present, bound = before or (present_weights(self, _WEIGHTS, 1, compiling), None)
-        if present is None and not compiling:
-            forget(self)
         if present is None or cell not in CELLS or not isinstance(x, Tensor):
             return None
         (weights,) = present

@@ -13,7 +13,7 @@ from fastrnn.parameters import state_widths
 from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
-from .layer import forget, layers_as_before, layers_of
+from .layer import layers_as_before, layers_of
 from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_runs
 from .original import as_torch_nn
 
@@ -66,8 +66,6 @@ class _Recurrent(torch.nn.RNNBase):
         before = None if compiling else layers_as_before(self, cell, self.num_layers)
         names = self._flat_weights_names
         weights, bound = before or (present_weights(self, names, self.num_layers, compiling), None)
-        if weights is None and not compiling:
-            forget(self)
         if weights is None or not isinstance(x, Tensor):
             return None
         dtype = weights[0][0].dtype
