@@ -21,7 +21,12 @@ _KEY = "fastrnn"  # of the header in an .npz file
 
 def header_of(layer: "_Recurrent") -> str:
     """Format, class and options of a layer, as JSON."""
-    return json.dumps({"format": FORMAT, "class": type(layer).__name__, "options": layer._constructor_options()})
+    return json.dumps({"format": FORMAT, "class": _class_name(type(layer)), "options": layer._constructor_options()})
+
+
+def _class_name(kind: "type[_Recurrent]") -> str:
+    """LSTM, GRU or RNN, also of a subclass: any of them may load what another saved."""
+    return next(each.__name__ for each in kind.__mro__ if each.__module__ == f"{__package__}.layers")
 
 
 def parsed_header(text: str) -> dict[str, Any]:
@@ -39,8 +44,8 @@ def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", **where: Any) -> "
     """A layer of that class as the header describes it, with parameters of its own. `where`: device, seed, backend."""
     if header["format"] != FORMAT:
         raise ValueError(f"path: expected file format {FORMAT}, got {header['format']!r}")
-    if header["class"] != kind.__name__:
-        raise ValueError(f"path: expected a file with class {kind.__name__}, got one with {header['class']}")
+    if header["class"] != _class_name(kind):
+        raise ValueError(f"path: expected a file with class {_class_name(kind)}, got one with {header['class']}")
     options, known = header["options"], {*kind._names_of_options()}
     if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
         raise ValueError(f"path: expected the options of {kind.__name__} in the file's header, got {options!r}")

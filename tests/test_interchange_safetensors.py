@@ -42,6 +42,25 @@ def test_there_and_back_is_the_same_to_the_bit(kind, options, tmp_path):
     assert_same(layer, loaded)
 
 
+def test_subclasses_share_files_with_their_class(tmp_path):
+    class Own(fastrnn.GRU):
+        pass
+
+    own = Own(3, 4, seed=1)
+    fastrnn.save_safetensors(own, tmp_path / "own.safetensors")
+    own.save(tmp_path / "own.npz")
+    loaded = [
+        fastrnn.load_safetensors(tmp_path / "own.safetensors"),
+        fastrnn.GRU.load(tmp_path / "own.npz"),
+        Own.load(tmp_path / "own.npz"),
+    ]
+    assert [type(layer) for layer in loaded] == [fastrnn.GRU, fastrnn.GRU, Own]
+    for layer in loaded:
+        assert np.array_equal(layer.parameters["weight_hh_l0"], own.parameters["weight_hh_l0"])
+    with pytest.raises(ValueError, match="path: expected a file with class LSTM, got one with GRU"):
+        fastrnn.LSTM.load(tmp_path / "own.npz")
+
+
 def test_the_seed_is_that_of_dropout(tmp_path):
     fastrnn.save_safetensors(make_layer("gru", 4, 32, num_layers=2, dropout=0.5), tmp_path / "layer")
     x = np.ones((3, 2, 4), "float32")

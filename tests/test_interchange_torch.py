@@ -108,6 +108,19 @@ def test_frozen_and_subclassed_modules_are_taken():
     assert_same_outputs(fastrnn.from_torch(module), module)
 
 
+@pytest.mark.parametrize("bidirectional", [0, 1])
+def test_options_that_pytorch_takes_as_numbers(bidirectional):
+    module = torch.nn.GRU(4, 7, bidirectional=bidirectional)
+    assert fastrnn.from_torch(module).bidirectional is bool(bidirectional)
+
+
+def test_tied_parameters_are_parameters():
+    module = torch.nn.GRU(7, 7, num_layers=2)
+    module.weight_ih_l1 = module.weight_ih_l0
+    parameters = fastrnn.from_torch(module).parameters
+    assert np.array_equal(parameters["weight_ih_l1"], module.weight_ih_l0.detach().numpy())
+
+
 def test_the_seed_is_that_of_dropout():
     module = torch.nn.RNN(4, 32, 2, dropout=0.5)
     x = np.ones((3, 2, 4), "float32")

@@ -238,6 +238,42 @@ def test_outputs_may_be_changed_in_place(kind, backend):
     assert_same(found[1], found[0], tolerance=1e-30)
 
 
+@pytest.mark.parametrize("name", ["RNN", "RNNCell"])
+def test_shared_weights_and_different_nonlinearities(name):
+    first, second = (getattr(fast, name)(4, 7, nonlinearity=nonlinearity) for nonlinearity in ("tanh", "relu"))
+    for weight in list(first._parameters):
+        setattr(second, weight, getattr(first, weight))
+    x = normal(5, 4, dtype=torch.float32, grad=False)
+
+    def both(x):
+        return tensors_of(first(x)) + tensors_of(second(x))
+
+    for result, expected in zip(compiled(both)(x), both(x), strict=True):
+        assert torch.equal(result, expected)
+
+
+TRANSFORMS = {
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    "grad": lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize(("kind", "table"), [("gru", KINDS), ("rnn_tanh", KINDS), ("gru", CELLS), ("lstm", CELLS)])
+def test_transforms_within_the_graph_see_pytorchs_operators(kind, table, transform):
+    theirs, ours = pair(kind, 4, 7, table=table)
+    x = normal(*([2] if table is KINDS else []), 3, 4, dtype=torch.float32, grad=False)
+
+    def transformed(module):
+        return lambda x: transform(lambda x: tensors_of(module(x))[0], x)
+
+    result = torch.compile(transformed(ours), backend="aot_eager")(x)
+    torch.testing.assert_close(result, transformed(theirs)(x))
+
+
 def test_second_derivatives_of_a_module_that_is_kept_out_of_the_graph():
     _, module = pair("gru", 4, 7, dtype=torch.float64)
     kept_out, found = torch.compiler.disable(module), []

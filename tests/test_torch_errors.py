@@ -346,6 +346,79 @@ def test_weights_that_are_not_strided(kind, convert, parameter):
             assert found[1] == found[0]
 
 
+WRONG_WEIGHTS = {  # of layers with 4 inputs and 7 hidden units
+    "width": ("weight_ih", lambda w: torch.zeros(len(w), 40)),
+    "narrow": ("weight_ih", lambda w: torch.zeros(len(w), 1)),
+    "hidden": ("weight_hh", lambda w: torch.zeros(len(w), 5)),
+    "gates": ("weight_hh", lambda w: torch.zeros(2 * len(w), 7)),
+    "bias": ("bias_hh", lambda w: torch.zeros(len(w) + 1)),
+    "no bias": ("bias_hh", lambda w: None),
+}
+
+
+@quiet
+@pytest.mark.parametrize("after_a_call", [False, True])
+@pytest.mark.parametrize(("name", "change"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_do_not_belong_together(kind, name, change, after_a_call):
+    modules = pair(kind, 4, 7, dtype=torch.float64)
+    x = normal(5, 3, 4)
+    for module in modules:
+        if after_a_call:
+            module(x)
+        weight = change(module.weight_ih_l0)
+        setattr(module, f"{name}_l0", None if weight is None else torch.nn.Parameter(weight.double()))
+    before = {n: p.clone() for n, p in modules[1].named_parameters()}
+    expected = outcome(lambda: modules[0](x))
+    assert expected is not None
+    assert outcome(lambda: modules[1](x)) == expected
+    assert all(torch.equal(p, before[n]) for n, p in modules[1].named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
+def test_weights_of_a_stack_that_do_not_belong_together(kind):
+    modules = pair(kind, 4, 7, num_layers=2, bidirectional=True)
+    for module in modules:
+        module.weight_ih_l1 = torch.nn.Parameter(torch.zeros(len(module.weight_ih_l0), 7))
+    assert_same_error(modules, lambda module: module(zeros(5, 3, 4)))
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
+@pytest.mark.parametrize("kind", CELLS)
+def test_weights_of_a_cell_that_do_not_belong_together(kind, name, change):
+    modules = pair(kind, 4, 7, table=CELLS)
+    for module in modules:
+        weight = change(module.weight_ih)
+        setattr(module, name, None if weight is None else torch.nn.Parameter(weight))
+    expected = outcome(lambda: modules[0](zeros(3, 4)))
+    assert outcome(lambda: modules[1](zeros(3, 4))) == expected
+    if expected is None:  # a bias that is not there counts as zeros
+        assert_same(everything(modules[1], zeros(3, 4)), everything(modules[0], zeros(3, 4)))
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("hidden_size", 5), ("input_size", 3), ("bidirectional", True)])
+def test_sizes_that_are_not_those_of_the_weights(attribute, value):
+    modules = pair("gru", 4, 7)
+    for module in modules:
+        module(zeros(5, 3, 4))
+        setattr(module, attribute, value)
+    h = zeros(1, 3, 5)
+    assert_same_error(modules, lambda module: module(zeros(5, 3, module.input_size), h))
+
+
+def test_functional_calls_with_weights_that_do_not_fit():
+    weights = {"weight_ih_l0": zeros(21, 5)}
+    assert_same_error(pair("gru", 4, 7), lambda module: torch.func.functional_call(module, weights, (zeros(5, 3, 4),)))
+
+
+def test_a_weight_that_was_deleted():
+    theirs, ours = pair("gru", 4, 7)
+    for module in (theirs, ours):
+        del module.bias_hh_l0
+    x = normal(5, 3, 4, dtype=torch.float32)
+    torch.testing.assert_close(ours(x), theirs(x))  # torch.nn remembers it
+
+
 def test_an_upstream_gradient_of_another_shape():
     for module in pair("gru", 4, 7):
         y, _ = module(zeros(5, 3, 4))

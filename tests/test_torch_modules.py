@@ -151,6 +151,31 @@ def test_a_cell_in_a_loop_is_the_layer():
     torch.testing.assert_close(state[0], layer(x)[1][0][0], rtol=0, atol=0)
 
 
+@quiet
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_y_is_no_view_also_of_the_batch_first(kind, layers):
+    _, ours = pair(kind, 4, 7, num_layers=layers, batch_first=True)
+    x = normal(3, 5, 4, dtype=torch.float32)
+    with torch.no_grad():
+        y, _ = ours(x)
+    assert not y._is_view()
+    y += torch.zeros(y.shape[-1], requires_grad=True)  # no error: what is made without gradients gets one
+    ours(x)[0].detach_()
+    y, _ = ours(x)
+    before = y.detach().clone()
+    y.mul_(2)
+    assert torch.equal(y, 2 * before)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
+def test_batch_first_input_that_was_made_in_inference_mode(kind):
+    with torch.inference_mode():
+        x = normal(3, 5, 4, dtype=torch.float32, grad=False) * 2
+    theirs, ours = pair(kind, 4, 7, batch_first=True)
+    assert_same(everything(ours, x), everything(theirs, x))
+
+
 @pytest.mark.parametrize("seed", [3, 4])
 def test_dropout_draws_from_pytorchs_generator(seed):
     _, module = pair("gru", 4, 7, num_layers=2, dropout=0.5)
@@ -218,7 +243,8 @@ def test_weights_are_read_where_they_are():
 
     module = fast.LSTM(4, 7)
     module(torch.zeros(1, 1, 4))
-    ((_, (arrays,)),) = layers_of(module, module._flat_weights_names, "lstm", 1, [list(module.parameters())])
+    kind = ("lstm", 1, 4, 7, 0)
+    ((_, (arrays,)),) = layers_of(module, module._flat_weights_names, kind, [list(module.parameters())])
     for name, parameter in module.named_parameters():
         assert np.shares_memory(arrays[name.removesuffix("_l0")], parameter.detach().numpy())
 
@@ -270,7 +296,7 @@ def test_modules_without_biases_are_recognised_and_may_get_some(table):
     theirs, ours = pair("gru", 4, 6, bias=False, table=table)
     x = normal(*([5] if table is KINDS else []), 3, 4, dtype=torch.float32)
     assert_same(everything(ours, x), everything(theirs, x))
-    (weights,), _ = layers_as_before(ours, "gru", 1)
+    (weights,), _ = layers_as_before(ours, ("gru", 1, 4, 6, 0), 1)
     assert [id(w) for w in weights] == [id(p) for p in ours.parameters()]
     if table is CELLS:
         for module in (theirs, ours):
@@ -290,6 +316,17 @@ def test_the_memory_of_former_weights_is_let_go(module):
     module.to(torch.bfloat16)(x.to(torch.bfloat16))
     gc.collect()
     assert memory() is None
+
+
+def test_the_memory_of_a_restored_modules_weights_is_let_go():
+    from fastrnn.torch.layer import _last_runs, _of_modules
+
+    module = fast.GRU(4, 6)
+    module(torch.zeros(3, 4))
+    assert module in _last_runs
+    fast.restore(module)
+    assert module not in _last_runs
+    assert module not in _of_modules
 
 
 @pytest.mark.parametrize("method", ["weight_norm", "spectral_norm"])
@@ -478,6 +515,28 @@ def test_torchscript_compiles_torch_nns():
     assert scripted.layer.weight_hh_l0.data_ptr() == weight.data_ptr()
     assert isinstance(ours, fast.GRU)
     assert type(model.layer) is torch.nn.GRU  # PyTorch keeps what it compiled instead
+
+
+class Halved(fast.GRU):
+    def forward(self, input, hx=None):
+        y, h = super().forward(input, hx)
+        return y * 0.5, h
+
+
+class HalvedCell(fast.GRUCell):
+    def forward(self, input, hx=None):
+        return super().forward(input, hx) * 0.5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("module", [Halved(4, 7), HalvedCell(4, 7)], ids=["GRU", "GRUCell"])
+def test_torchscript_does_not_pass_over_the_forward_of_a_subclass(module):
+    model, x = torch.nn.Sequential(module), normal(3, 4, dtype=torch.float32)
+    expected = tensors_of(model(x))
+    with pytest.raises(RuntimeError):  # as of a subclass of torch.nn's
+        torch.jit.script(model)
+    assert model[0] is module
+    assert all(map(torch.equal, tensors_of(model(x)), expected))
 
 
 AUTOCAST = [

@@ -38,10 +38,11 @@ def from_torch(
     if dtype not in ("float32", "float64"):
         raise TypeError(f"module: expected parameters of float32 or float64, got {dtype}")
     options = {name: getattr(module, name) for name in _OPTIONS[cell]}
+    options["bidirectional"] = bool(module.bidirectional)  # PyTorch takes numbers for it
     layer = CLASSES[cell](**options, dtype=dtype, device=device, seed=seed, backend=backend)
     tensors = {name: getattr(module, name) for name in layer.parameters}
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
-    own = dict(module.named_parameters(recurse=False))
+    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     hooked = [name for name in tensors if name not in own and not is_parametrized(module, name)]
     if hooked:
         expected = "parameters, or parametrised ones"

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from fastrnn.validation import class_name, full_name
 
 from .cells import GRUCell, LSTMCell, RNNCell
-from .layer import DTYPES
+from .layer import DTYPES, forget
 from .recurrent import GRU, LSTM, RNN
 
 _OURS: dict[type, type] = {
@@ -69,6 +69,7 @@ def _swap(model: torch.nn.Module, table: dict[type, type], why_not: Any) -> Repo
             reason = why_not(module)
             if reason is None:
                 module.__class__ = table[base] if base is given else _derived(given, table[base])
+                forget(module)
                 report.swapped[name] = module
         elif base in table.values():
             reason = f"is {class_name(base)} already"

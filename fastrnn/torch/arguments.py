@@ -7,24 +7,47 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn.kernels.cells import CELLS
 from fastrnn.lengths import Packed
 
-from .layer import DTYPES, PLAIN, forget, split
+from .layer import DTYPES, PLAIN, Kind, forget, split
 
 
 def present_weights(
-    module: torch.nn.Module, names: Tensors[str], layers: int, compiling: bool
+    module: torch.nn.Module, names: Tensors[str], kind: Kind, layers: int, compiling: bool
 ) -> list[Tensors[Tensor]] | None:
     """The weights of these names, contiguous, without those that are None, of each of so many layers.
 
-    None if the kernels cannot take them; the memory of those that the module had before is then let go.
+    None if the kernels cannot take them, or a module of that kind has none such; the memory of those that it had before
+    is then let go.
     """
     weights = _present(module, names, compiling)
-    if weights is None:
+    own = [] if weights is None or len(weights) % layers else split(weights, layers)
+    if not own or not all([_of_kind(weights, kind, k) for k, weights in enumerate(own)]):
         if not compiling:
             forget(module)
         return None
-    return split(weights, layers)
+    return own
+
+
+def _of_kind(weights: Tensors[Tensor], kind: Kind, k: int) -> bool:
+    """Whether layer k of such a module has as many weights, and the first two of each direction these shapes.
+
+    That the others have the shapes that belong to them, the kernels see to.
+    """
+    cell, directions, input_size, hidden_size, proj_size = kind
+    each = len(weights) // directions
+    if len(weights) != each * directions or each not in ((3, 5) if proj_size else (2, 4)):
+        return False
+    rows = CELLS[cell].gates * hidden_size
+    output_size = proj_size or hidden_size
+    width = directions * output_size if k else input_size
+    return all(
+        [
+            weights[d * each].shape == (rows, width) and weights[d * each + 1].shape == (rows, output_size)
+            for d in range(directions)
+        ]
+    )
 
 
 def _present(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> list[Tensor] | None:
@@ -32,8 +55,8 @@ def _present(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> l
     weights = []
     for name in names:
         # a parametrised weight is an attribute, and so is one that weight_norm computes
-        weight = getattr(module, name) if compiling or name not in parameters else parameters[name]
-        if weight is not None:
+        weight = getattr(module, name, module) if compiling or name not in parameters else parameters[name]
+        if weight is not None:  # it is the module where there is none: torch.nn may remember one
             if type(weight) not in PLAIN or not weight.is_cpu or weight.layout is not torch.strided:
                 return None
             weights.append(weight if weight.is_contiguous() else weight.contiguous())

@@ -23,8 +23,8 @@ OptionalTensors = tuple[Tensor | None, ...]
 
 
 # what a call takes beside tensors: the kernels, the weights as they take them, where rows lie if they are packed,
-# whether it is a step, and how many states are given, 0 for zeros
-Call = tuple[Layer, Directions, Packed | None, bool, int]
+# whether it is a step, whether y is to be (B, T, R), and how many states are given, 0 for zeros
+Call = tuple[Layer, Directions, Packed | None, bool, bool, int]
 
 
 def run(
@@ -33,15 +33,19 @@ def run(
     states: Tensors[Tensor],
     weights: Tensors[Tensor],
     rows: Packed | None = None,
+    turned: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Return y and the final states; of a step, only the states."""
+    """Return y and the final states; of a step, only the states. y is (T, B, R), or `turned` (B, T, R).
+
+    (Turned here, and not afterwards, it is no view: those may not be changed in place everywhere.)
+    """
     layer, arrays = bound
     step = rows is None and x.dim() == 2
-    call = (layer, arrays, rows, step, len(states))
+    call = (layer, arrays, rows, step, turned, len(states))
     if torch.is_grad_enabled() and wants_gradient(x, states, weights):
         return _apply(call, x, *states, *weights)
     y, states_n, _ = _forward(call, x, states, save=False)
-    return _outputs(step, y, states_n)
+    return _outputs(step, turned, y, states_n)
 
 
 def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]) -> bool:
@@ -56,11 +60,11 @@ class _LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        _, _, _, step, number = call
+        _, _, _, step, turned, number = call
         # under hooks (activation checkpoints, offloading), all that lasts must be tensors that they can take away
         keep = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         y, states_n, saved = _forward(call, x, tensors[:number], save=keep)
-        outputs = _outputs(step, y, states_n)
+        outputs = _outputs(step, turned, y, states_n)
         ctx.call = call
         ctx.y = None if step else outputs[0].detach()  # an alias counts changes, and makes no circle
         ctx.kept = [saved] if keep else []
@@ -71,9 +75,11 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
-        layer, _, rows, step, number = ctx.call
+        layer, _, rows, step, turned, number = ctx.call
         states, weights = tensors[:number], tensors[number:]
         dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
+        if turned and dy is not None:
+            dy = dy.transpose(0, 1)
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or is_mapped(doutputs):  # for second derivatives, or of many gradients at once
             return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
@@ -89,7 +95,7 @@ def _gradients(
     ctx: Any, x: Tensor, states: Tensors[Tensor], dy: Tensor | None, dstates: OptionalTensors
 ) -> list[np.ndarray]:
     """Of x, the states that were given, and the weights."""
-    call = layer, arrays, _, step, number = ctx.call
+    call = layer, arrays, _, step, _, number = ctx.call
     try:
         saved = ctx.kept.pop()
     except IndexError:
@@ -111,7 +117,7 @@ def _gradients(
 def _forward(
     call: Call, x: Tensor, states: Tensors[Tensor], *, save: bool
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Any]:
-    layer, arrays, rows, step, _ = call
+    layer, arrays, rows, step, _, _ = call
     x_array = as_array(x)
     if step:
         x_array = x_array[None]
@@ -122,8 +128,10 @@ def _forward(
     return layer.forward(arrays, x_array, state_arrays, rows, save)
 
 
-def _outputs(step: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
-    return tuple(map(torch.from_numpy, [s[0] for s in states_n] if step else (y, *states_n)))
+def _outputs(step: bool, turned: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
+    if step:
+        return tuple([torch.from_numpy(s[0]) for s in states_n])
+    return tuple(map(torch.from_numpy, (y.swapaxes(0, 1) if turned else y, *states_n)))
 
 
 def gradient_array(gradient: Tensor | None) -> np.ndarray | None:

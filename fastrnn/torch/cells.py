@@ -10,7 +10,7 @@ from fastrnn.kernels.cells import CELLS
 from . import autograd, operators
 from .arguments import fit, present_weights
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, transforms_in_graph
 from .original import as_torch_nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -22,7 +22,8 @@ class _Cell(torch.nn.RNNCellBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As torch.nn's."""
         compiling = torch.compiler.is_compiling()
-        if not torch.compiler.is_exporting() and (compiling or kernels_may_run()):
+        followed = torch.compiler.is_exporting() or transforms_in_graph() if compiling else not kernels_may_run()
+        if not followed:
             result = self._run(input, hx, compiling)
             if result is not None:
                 return result
@@ -43,13 +44,14 @@ class _Cell(torch.nn.RNNCellBase):
         number = 2 if cell == "lstm" else 1
         states = hx if hx is None or number == 2 else (hx,)
         bound: Any
-        before = None if compiling else layers_as_before(self, cell, 1)
-        present, bound = before or (present_weights(self, _WEIGHTS, 1, compiling), None)
-        if present is None or cell not in CELLS or not isinstance(x, Tensor):
+        if cell not in CELLS:
+            return None
+        kind = (cell, 1, self.input_size, self.hidden_size, 0)
+        before = None if compiling else layers_as_before(self, kind, 1)
+        present, bound = before or (present_weights(self, _WEIGHTS, kind, 1, compiling), None)
+        if present is None or not isinstance(x, Tensor):
             return None
         (weights,) = present
-        if len(weights) % 2:
-            return None
         autocast = autocast_applies(weights[0].dtype)
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             return None
@@ -66,7 +68,7 @@ class _Cell(torch.nn.RNNCellBase):
         if compiling:
             run, bound = operators.run, [(cell, 1)]
         elif bound is None:
-            bound = layers_of(self, _WEIGHTS, cell, 1, [weights])
+            bound = layers_of(self, _WEIGHTS, kind, [weights])
             if bound is None:
                 return None
         batched = x.dim() == 2

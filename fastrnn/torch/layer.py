@@ -63,6 +63,9 @@ class Layer:
         layer = cls(layout, DTYPES[first.dtype])
         return layer if layer.bind(weights) else None
 
+    def is_for(self, cell: str, directions: int) -> bool:
+        return self.layout.name == cell and self.directions == directions
+
     def bind(self, weights: Tensors[torch.Tensor]) -> Directions | None:
         """The memory of contiguous weights as arrays; None if they are not such as the layer was made for."""
         key = [(w.data_ptr(), w.shape, w.dtype) for w in weights]
@@ -111,6 +114,7 @@ def _available() -> int:
 
 
 Kernels = list[tuple[Layer, Directions]]  # of each layer of a module, and its weights as they take them
+Kind = tuple[str, int, int, int, int]  # of a module: its cell, directions, input_size, hidden_size and proj_size
 
 
 class _Run(NamedTuple):
@@ -119,7 +123,7 @@ class _Run(NamedTuple):
     The kernels' arrays keep the weights' memory, so that no other tensor can get the same address.
     """
 
-    cell: str
+    kind: Kind
     kernels: Kernels
     names: itemgetter
     looks: list[tuple[Any, int, torch.Size, torch.dtype] | None]  # type, address, shape and dtype of each; None: None
@@ -131,7 +135,7 @@ _last_runs: "weakref.WeakKeyDictionary[torch.nn.Module, _Run]" = weakref.WeakKey
 
 
 def layers_of(
-    module: torch.nn.Module, names: Tensors[str], cell: str, directions: int, weights: list[Tensors[torch.Tensor]]
+    module: torch.nn.Module, names: Tensors[str], kind: Kind, weights: list[Tensors[torch.Tensor]]
 ) -> Kernels | None:
     """For each layer of a module its kernels, and its weights as they take them; None if they cannot.
 
@@ -139,6 +143,7 @@ def layers_of(
 
     They are not attributes of the module, so that it is copied, pickled and replicated as torch.nn's.
     """
+    cell, directions, *_ = kind
     layers = _of_modules.get(module)
     if layers is None:
         layers = _of_modules[module] = [None] * len(weights)
@@ -146,7 +151,7 @@ def layers_of(
     for k, own in enumerate(weights):
         layer = layers[k]
         arrays = None
-        if layer is not None and layer.layout.name == cell and layer.directions == directions:
+        if layer is not None and layer.is_for(cell, directions):
             arrays = layer.bind(own)
         if layer is None or arrays is None:
             layer = Layer.of(cell, directions, own)
@@ -160,7 +165,7 @@ def layers_of(
     present = iter([(type(w), w.data_ptr(), w.shape, w.dtype) for own in weights for w in own])
     # a computed one is not among them
     looks = [None if name in parameters and parameters[name] is None else next(present) for name in names]
-    _last_runs[module] = _Run(cell, bound, itemgetter(*names), looks, None in looks)
+    _last_runs[module] = _Run(kind, bound, itemgetter(*names), looks, None in looks)
     return bound
 
 
@@ -171,11 +176,11 @@ def forget(module: torch.nn.Module) -> None:
 
 
 def layers_as_before(
-    module: torch.nn.Module, cell: str, number: int
+    module: torch.nn.Module, kind: Kind, number: int
 ) -> tuple[list[Tensors[torch.Tensor]], Kernels] | None:
     """The weights of each of so many layers, and what `layers_of` returned last, if they look as they did then."""
     last = _last_runs.get(module)
-    if last is None or last.cell != cell or len(last.kernels) != number:
+    if last is None or last.kind != kind or len(last.kernels) != number:
         return None
     try:
         weights: tuple[Any, ...] = last.names(module._parameters)

@@ -22,6 +22,12 @@ def kernels_may_run() -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
+def transforms_in_graph() -> bool:
+    """Whether what torch.compile is tracing is under a transform of torch.func: our operators have rules for none."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def in_fx_graph(module: torch.nn.Module, *arguments: Any) -> torch.fx.Proxy | None:
     """For torch.fx.symbolic_trace a node that is the whole module, as it makes of torch.nn's own; else None."""
     proxy = next((a for a in arguments if isinstance(a, torch.fx.Proxy)), None)

@@ -27,6 +27,7 @@ def run(
     states: tuple[Tensor, ...],
     weights: list[Tensor],
     rows: None = None,
+    turned: bool = False,
 ) -> tuple[Tensor, ...]:
     """As `fastrnn.torch.autograd.run`, without `rows`."""
     cell, directions = kind
@@ -39,7 +40,9 @@ def run(
     save = torch.is_grad_enabled() and wants_gradient(x, states, weights)
     y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
     states_n = others[: len(states)]
-    return tuple([s.squeeze(0) for s in states_n]) if step else (y, *states_n)
+    if step:
+        return tuple([s.squeeze(0) for s in states_n])
+    return (y.transpose(0, 1) if turned else y, *states_n)
 
 
 @torch.library.custom_op("fastrnn::copy", mutates_args=())
@@ -162,7 +165,7 @@ def _bound(cell: str, directions: int, weights: list[Tensor]) -> Iterator[tuple[
     owned = type(first) is torch.nn.Parameter
     kind = (cell, directions, first.dtype, *[w.shape for w in weights])
     layer = _of_parameters.get(first) if owned else _of_shapes(*kind)
-    arrays = None if layer is None else layer.bind(weights)
+    arrays = layer.bind(weights) if layer is not None and layer.is_for(cell, directions) else None
     if owned and arrays is None:
         layer = Layer.of(cell, directions, weights)
         if layer is not None:

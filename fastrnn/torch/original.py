@@ -15,7 +15,12 @@ from .layer import Layer
 
 
 def as_torch_nn(module: torch.nn.Module) -> torch.nn.Module:
-    """One of torch.nn's modules with the same parameters, buffers, hooks and options as one of ours."""
+    """One of torch.nn's modules with the same parameters, buffers, hooks and options as one of ours.
+
+    A subclass with a `forward` of its own is returned as it is.
+    """
+    if not type(module).forward.__module__.startswith(__package__ + "."):
+        return module
     original = copy.copy(module)
     original.__class__ = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
     return original

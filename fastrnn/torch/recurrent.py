@@ -14,7 +14,7 @@ from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_runs
+from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_runs, transforms_in_graph
 from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
@@ -26,7 +26,7 @@ class _Recurrent(torch.nn.RNNBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As torch.nn's."""
         if torch.compiler.is_compiling():
-            if torch.compiler.is_exporting():
+            if torch.compiler.is_exporting() or transforms_in_graph():
                 return super().forward(input, hx)
             result = None if isinstance(input, PackedSequence) else self._run(input, hx, None, compiling=True)
             return self._forward_outside_graph(input, hx) if result is None else result
@@ -63,9 +63,11 @@ class _Recurrent(torch.nn.RNNBase):
         cell = _CELLS[self.mode]
         states = hx if hx is None or cell == "lstm" else (hx,)
         bound: Any
-        before = None if compiling else layers_as_before(self, cell, self.num_layers)
+        directions = 2 if self.bidirectional else 1
+        kind = (cell, directions, self.input_size, self.hidden_size, self.proj_size)
+        before = None if compiling else layers_as_before(self, kind, self.num_layers)
         names = self._flat_weights_names
-        weights, bound = before or (present_weights(self, names, self.num_layers, compiling), None)
+        weights, bound = before or (present_weights(self, names, kind, self.num_layers, compiling), None)
         if weights is None or not isinstance(x, Tensor):
             return None
         dtype = weights[0][0].dtype
@@ -80,11 +82,10 @@ class _Recurrent(torch.nn.RNNBase):
                 return None
             x, states = x.float(), tuple([s.float() for s in states])
         run: Any = autograd.run
-        directions = 2 if self.bidirectional else 1
         if compiling:
             run, bound = operators.run, [(cell, directions)] * self.num_layers
         elif bound is None:
-            bound = layers_of(self, names, cell, directions, weights)
+            bound = layers_of(self, names, kind, weights)
             if bound is None:
                 return None
         batched = rows is not None or x.dim() == 3
@@ -92,17 +93,17 @@ class _Recurrent(torch.nn.RNNBase):
         if not batched:
             x, states = x.unsqueeze(1), tuple([s.unsqueeze(1) for s in states])
         elif turned:
+            if not compiling and torch.is_grad_enabled() and x.is_inference():
+                x = x.clone()  # no backward pass may keep inference_mode's memory; torch.nn keeps a copy of its own
             x = x.transpose(0, 1)
         if self.num_layers == 1:
-            y, *final = run(bound[0], x, states, weights[0], rows)
+            y, *final = run(bound[0], x, states, weights[0], rows, turned)
         else:
-            y, final = self._run_layers(run, bound, weights, x, states, rows)
+            y, final = self._run_layers(run, bound, weights, x, states, rows, turned)
         if compiling and y.requires_grad:
             y = operators.copy(y)
         if not batched:
             y, final = y.squeeze(1), [s.squeeze(1) for s in final]
-        elif turned:
-            y = y.transpose(0, 1)
         if dtypes is not None:
             y, *final = [tensor.to(dtype) for tensor, dtype in zip((y, *final), dtypes, strict=True)]
         return y, (tuple(final) if cell == "lstm" else final[0])
@@ -115,6 +116,7 @@ class _Recurrent(torch.nn.RNNBase):
         y: Tensor,  # of the layer below: first x, time-major
         states: tuple[Tensor, ...],
         rows: Packed | None,
+        turned: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         number = len(bound)
         states_of: list[Any] = [()] * number
@@ -124,7 +126,7 @@ class _Recurrent(torch.nn.RNNBase):
         for k in range(number):
             if k and self.dropout and self.training:
                 y = torch.nn.functional.dropout(y, self.dropout)
-            y, *final = run(bound[k], y, states_of[k], weights[k], rows)
+            y, *final = run(bound[k], y, states_of[k], weights[k], rows, turned and k == number - 1)
             finals.append(final)
         return y, [torch.cat(s) for s in zip(*finals, strict=True)]
 
