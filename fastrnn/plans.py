@@ -17,7 +17,8 @@ from .kernels import record as r
 from .kernels.cells import Stage
 from .kernels.locks import Lock
 from .kernels.planes import backward_planes, forward_planes
-from .kernels.stage import SCRATCH_BYTES
+from .kernels.stage import SCRATCH_BYTES, recipe
+from .kernels.tile import abreast
 from .memory import CACHE_LINE, address, empty, up
 from .parameters import ParameterLayout
 from .sharing import Sharing
@@ -192,7 +193,6 @@ class Planner:
         sums_bytes = up(chunk * sums_row, CACHE_LINE)
         kept_bytes = up(0 if save else batch * S * H * size, CACHE_LINE)  # of a step, when none is kept for later
         direction_bytes = team * SCRATCH_BYTES + sums_bytes + kept_bytes
-        name = self._dtype.name
         descriptions = []
         for d in range(D):
             scratch = At("work", d * direction_bytes)
@@ -206,9 +206,6 @@ class Planner:
             for n, plane in enumerate(cell.inputs):
                 planes[plane] = Plane(sums + n * weights.padded * size, sums_row)
             header: dict[int, Word] = self._header(d, d == 1, batch, by_units, scratch, SCRATCH_BYTES) | {
-                b.X_KERNEL: compiled.kernel(f"product {G} {name}"),
-                b.X_TILE: compiled.kernel(f"tile {weights.abreast[0]} {name}"),
-                b.X_GATES: G,
                 b.X_UNITS: H,
                 b.X_MATRIX: At(f"weights {d}", weights.offsets[d][0]),
                 b.X_DEPTH: self.input_size,
@@ -220,6 +217,7 @@ class Planner:
                 b.X_SUMS_ROW: sums_row,
                 b.X_SUMS_GATE: weights.padded * size,
             }
+            header |= self._recipe(b.X_RECIPE, f"sums {G}", G, G)
             header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, weights)
             tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
             descriptions.append(Description(header, planes, tables))
@@ -257,17 +255,17 @@ class Planner:
             towards_x = cell.saved.index(cell.input_gradient[0][0])
             gradients = [] if kind.keeping else self._gradients(d, batch, kind)
             header: dict[int, Word] = self._header(d, d == 0, batch, by_units, scratch, scratch_bytes) | {
-                b.DH_0_KERNEL: compiled.kernel(f"added_product {name}"),
-                b.DX_KERNEL: compiled.kernel(f"product 1 {name}"),
-                b.DX_TILE: compiled.kernel(f"tile {weights.abreast[0]} {name}"),
                 b.DX_UNITS: self.input_size,
                 b.DX_OPERAND: At(f"gates {d}", towards_x * H * size),
                 b.DX_OPERAND_ROW: S * H * size,
                 b.DX_MATRIX: At(f"weights {d}", weights.offsets[d][0]),
                 b.DX_DEPTH: weights.depths[0],
                 b.GRADIENT_KERNEL: compiled.kernel(f"weight_gradient {name}"),
+                b.GRADIENT_TILE: compiled.kernel(f"tile 1 {name}"),
                 b.GRADIENTS: len(gradients),
             }
+            header |= self._recipe(b.DH_0_RECIPE, "added_sum", 1, 1)
+            header |= self._recipe(b.DX_RECIPE, "sums 1", 1, 1)
             header |= self._stages(d, direction, cell.backward, weights)
             dh_next = (dh_0, h_row) if cell.carries_hidden else (zeros, 0)
             tables: dict[int, Table] = {
@@ -311,20 +309,26 @@ class Planner:
 
     def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], weights: PackedWeights) -> dict[int, Word]:
         """The header's words for the stages; matrix 0 is W, the stages' follow."""
-        words: dict[int, Word] = {b.STAGES: len(stages)}
+        words: dict[int, Word] = {b.STAGE_KERNEL: compiled.kernel("stage"), b.STAGES: len(stages)}
         planes = self._planes[direction.removesuffix("_saving")]
         for number, stage in enumerate(stages):
             start = b.STAGE_TABLE + number * b.STAGE_WORDS
-            kernel = f"stage {direction} {self.cell.name} {number} {self._dtype.name}"
+            formula = f"formula {direction} {self.cell.name} {number}"
+            multiplied = len(stage.gates) if direction.startswith("forward") else 1
+            words |= self._recipe(start, formula, len(stage.begins), multiplied)
             words |= {
-                start + b.STAGE_KERNEL: compiled.kernel(kernel),
-                start + b.STAGE_TILE: compiled.kernel(f"tile {weights.abreast[number + 1]} {self._dtype.name}"),
                 start + b.STAGE_UNITS: self.output_size if stage.units == "output" else self.hidden_size,
                 start + b.STAGE_OPERAND: planes.index(stage.operand[0]),
                 start + b.STAGE_MATRIX: At(f"weights {d}", weights.offsets[d][number + 1]),
                 start + b.STAGE_DEPTH: weights.depths[number + 1],
             }
         return words
+
+    def _recipe(self, start: int, formula: str, sums: int, multiplied: int) -> dict[int, Word]:
+        """The words from `start` on of a stage with this formula (see `kernels/stage.py`)."""
+        name, size = self._dtype.name, self._dtype.itemsize
+        kernels = compiled.kernel(f"{formula} {name}"), compiled.kernel(f"tile {abreast(multiplied)} {name}")
+        return dict(enumerate(recipe(*kernels, sums, multiplied, size), start))
 
     def _state_planes(self, d: int, save: bool, begins: int) -> dict[str, Plane]:
         """Where a loop finds and leaves states, and what is saved; `begins`: BEGINNING, or ENDING in a loop that goes

@@ -80,7 +80,7 @@ class PackedWeights:
     """The matrices of one pass, forward or backward, of all directions, in one buffer.
 
     offsets[d][n]   where matrix n of direction d begins, in bytes: W, then those of the stages
-    depths[n], abreast[n]   of its units; how many of their sums a tile takes
+    depths[n]       of its units
     biases[d]       where the planes of biases begin (forward), `padded` numbers apart
     zeros           where a row of zeros begins, as long as any operand
     """
@@ -111,7 +111,6 @@ class PackedWeights:
         directions = range(layout.num_directions)
         self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
         self.depths = [m.depth for m in self._matrices]
-        self.abreast = [m.abreast for m in self._matrices]
         self.biases = [d * direction_bytes + offset for d in directions]
         self.zeros = len(directions) * direction_bytes
         longest = max(max(shape) for shape in shapes.values())

@@ -35,45 +35,45 @@ PLANE_TABLE = 18  # address of (PLANES, PLANE_WORDS)
 WORK_TABLE = 19  # address of (threads, PLANES, WORK_WORDS), written by the loop: address now, bytes from row to row
 SCRATCH = 20  # address of (threads, SCRATCH_BYTES)
 SCRATCH_BYTES = 21
-STAGES = 22  # 1 or 2 stages a step; each is described by the words
-STAGE_TABLE = 23  # at STAGE_TABLE + 8 * number:
-STAGE_KERNEL, STAGE_TILE, STAGE_UNITS, STAGE_OPERAND, STAGE_MATRIX, STAGE_DEPTH = range(6)
-# kernel and tile addresses, units, number of the plane multiplied, packed matrix, depth
-STAGE_WORDS = 8
+STAGE_KERNEL = 22  # of all stages, see `stage.py`
+STAGES = 23  # 1 or 2 stages a step; each is described by the words
+STAGE_TABLE = 24  # at STAGE_TABLE + 8 * number:
+FORMULA, TILE, SUMS, MULTIPLIED, NUMBER_BYTES = range(5)  # the recipe of a stage: addresses of kernels, and numbers
+STAGE_UNITS, STAGE_OPERAND, STAGE_MATRIX, STAGE_DEPTH = range(5, 9)
+# after a recipe: units, number of the plane multiplied, packed matrix, depth
+STAGE_WORDS = 9
 
 # forward: the sums W x. The first stage makes those of a step where a thread has at least X_WITHIN rows; the others are
 # made apart before, for at most X_CHUNK rows at a time
-X_KERNEL = 39
-X_TILE = 40
-X_GATES = 41
-X_UNITS = 42  # H
-X_MATRIX = 43
-X_DEPTH = 44  # I
-X_CHUNK = 45  # at least BATCH
-X_OPERAND = 46  # address of x
-X_OPERAND_ROW = 47
-X_SUMS = 48  # address of (X_CHUNK, gates, padded H); threads that share rows have theirs at the same places always
-X_SUMS_ROW = 49
-X_SUMS_GATE = 50
-X_TABLE = 51  # address of (threads, 2 * gates, WORK_WORDS): work table of the stage W x, written by the loop
-X_WITHIN = 52
+X_RECIPE = 42  # its sums are the gates of x
+X_UNITS = 47  # H
+X_MATRIX = 48
+X_DEPTH = 49  # I
+X_CHUNK = 50  # at least BATCH
+X_OPERAND = 51  # address of x
+X_OPERAND_ROW = 52
+X_SUMS = 53  # address of (X_CHUNK, gates, padded H); threads that share rows have theirs at the same places always
+X_SUMS_ROW = 54
+X_SUMS_GATE = 55
+X_TABLE = 56  # address of (threads, 2 * gates, WORK_WORDS): work table of the stage W x, written by the loop
+X_WITHIN = 57
 
 # backward: where rows end, and what is left after the loop
-DH_0_KERNEL = 39  # the stage that finishes dL/dh_0
-DH_0_TABLE = 40  # address of (3, WORK_WORDS): zeros, `dh_next`, dL/dh_0
-DX_KERNEL = 41
-DX_TILE = 42
-DX_TABLE = 43  # address of (2, WORK_WORDS): zeros, dL/dx
-DX_UNITS = 44  # I
-DX_OPERAND = 45  # gate gradients towards x, rows of all steps
-DX_OPERAND_ROW = 46
-DX_MATRIX = 47
-DX_DEPTH = 48
-GRADIENT_KERNEL = 49  # adds one weight gradient
-GRADIENTS = 50  # how many
-GRADIENT_TABLE = 51  # address of (GRADIENTS, words of `weight_gradient`)
+DH_0_RECIPE = 42  # of the stage that finishes dL/dh_0
+DH_0_TABLE = 47  # address of (3, WORK_WORDS): zeros, `dh_next`, dL/dh_0
+DX_RECIPE = 48
+DX_TABLE = 53  # address of (2, WORK_WORDS): zeros, dL/dx
+DX_UNITS = 54  # I
+DX_OPERAND = 55  # gate gradients towards x, rows of all steps
+DX_OPERAND_ROW = 56
+DX_MATRIX = 57
+DX_DEPTH = 58
+GRADIENT_KERNEL = 59  # adds one weight gradient
+GRADIENT_TILE = 60
+GRADIENTS = 61  # how many
+GRADIENT_TABLE = 62  # address of (GRADIENTS, words of `weight_gradient`)
 
-HEADER_WORDS = 56
+HEADER_WORDS = 64
 
 # --- planes ------------------------------------------------------------------------------------------------------
 REST, MOVES, ROW, EDGE, EDGE_ADDRESS, EDGE_ROW = range(6)

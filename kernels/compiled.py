@@ -1,6 +1,6 @@
 """Compiled kernels: made when first called for, cached on disk, and how to run them.
 
-A kernel is a C function of int64 arguments, addresses most of them, and has a name ("stage forward lstm 0 float32").
+A kernel is a C function of int64 arguments, addresses most of them, and has a name ("formula forward lstm 0 float32").
 Kernels call each other by address, so each is compiled once, however many use it.
 
 Numba's disk cache knows an entry point by its code and the values it closes over. Ours close over a key that carries
@@ -23,10 +23,11 @@ from .affinity import part_company
 from .block import PROCESSORS
 from .checksum import make_checksum, unchanged
 from .copying import make_copying
+from .formula import make_added_sum, make_formula, make_sums
 from .locks import Lock
 from .options import CACHED, OPTIONS
 from .packing import make_packing
-from .stage import make_added_product, make_product, make_stage
+from .stage import make_stage
 from .target import target_hash, vector_unit
 from .tile import make_tile
 from .time_loops import make_loop
@@ -52,8 +53,9 @@ def source_hash() -> str:
 _MAKERS = {
     "loop": (make_loop, 3),
     "stage": (make_stage, 1),
-    "product": (make_product, 1),
-    "added_product": (make_added_product, 1),
+    "formula": (make_formula, 1),
+    "sums": (make_sums, 1),
+    "added_sum": (make_added_sum, 1),
     "tile": (make_tile, 1),
     "weight_gradient": (make_weight_gradient, 5),
     "packing": (make_packing, 3),
@@ -91,7 +93,7 @@ if hasattr(os, "register_at_fork"):
 def kernel(name: str) -> int:
     """The address of a kernel, compiled now or loaded from the cache if this process has not used it yet.
 
-    `name`: its kind and what it is made for, as in "stage backward lstm 0 float32".
+    `name`: its kind and what it is made for, as in "formula backward lstm 0 float32".
     """
     found = _kernels.get(name)
     if found is None:

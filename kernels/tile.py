@@ -78,8 +78,8 @@ def _define_tile(module, name, vector, rows, groups, sums):
     vector_bytes = vector.lanes * size
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     entry = builder.block
-    given = load_arguments(builder, function.args[0], 11)
-    _, _, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace = given
+    given = load_arguments(builder, function.args[0], 12)
+    _, _, accumulators, row_step, step, operand, operand_stride, packed, group_stride, depth, soon, pace = given
     loop = function.append_basic_block("loop")
     done = function.append_basic_block("done")
 
@@ -87,7 +87,9 @@ def _define_tile(module, name, vector, rows, groups, sums):
         return pointer(builder, address, kind)
 
     def accumulator(index):
-        unit = builder.add(accumulators, builder.mul(step, ir.Constant(I64, index // sums)))
+        row, group = divmod(index // sums, groups)
+        line = builder.add(accumulators, builder.mul(row_step, ir.Constant(I64, row)))
+        unit = builder.add(line, builder.mul(step, ir.Constant(I64, group)))
         return access(vector.llvm, builder.add(unit, ir.Constant(I64, index % sums * vector_bytes)))
 
     begin = []
@@ -154,9 +156,9 @@ def _define_tile(module, name, vector, rows, groups, sums):
 def make_tile(sums: str, dtype: str):
     """Make the tiles for units of that many sums, behind one switch.
 
-    tile(rows, groups, accumulators, step, operand, operand_stride, packed, group_stride, depth, soon, pace)
+    tile(rows, groups, accumulators, row_step, step, operand, operand_stride, packed, group_stride, depth, soon, pace)
         rows, groups: one of `shapes(sums)`
-        accumulators: [row][group] places, `step` bytes apart, of [sum] vectors, read and written
+        accumulators: [row][group] places, `row_step` and `step` bytes apart, of [sum] vectors, read and written
         operand: [row] lines, `operand_stride` bytes apart, of `depth` numbers; depth is positive
         packed: [group] blocks, `group_stride` bytes apart, of [k][sum] vectors
         soon: what lies from here on will be needed soon, and is brought nearer, `pace` bytes for each of `depth`

@@ -1,8 +1,8 @@
 """The time loop forward and the time loop backward, one of each for all cells and dtypes.
 
-What a step computes is in the stages, compiled for each cell (`stage.py`) and called by address; where the numbers lie
-is in the planes (`block.py`). Threads share a step either by rows of the batch, and then need not wait for each other,
-or by hidden units, and then meet after each stage.
+What a step computes is in its stages (`stage.py`) and their formulas (`formula.py`), compiled for each cell and
+called by address; where the numbers lie is in the planes (`block.py`). Threads share a step either by rows of the
+batch, and then need not wait for each other, or by hidden units, and then meet after each stage.
 
 Where a step has rows that begin, or end, beside others, each stage runs for these and those separately.
 
@@ -127,6 +127,12 @@ def _stage_word(block, number, word):
 
 
 @njit(**INNER)
+def _recipe(block, number):
+    """The address of a stage's recipe."""
+    return block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS)
+
+
+@njit(**INNER)
 def _run_stage(block, number, table, rows, x, operand, worker, downwards):
     """One stage on rows (first, how many), for the thread's groups of units, upwards or downwards.
 
@@ -140,9 +146,8 @@ def _run_stage(block, number, table, rows, x, operand, worker, downwards):
         first, last = last, first
     address, row, depth = operand
     call(
-        _stage_word(block, number, b.STAGE_KERNEL), (_stage_word(block, number, b.STAGE_TILE),
-        table, *rows, units, first, last, *x, address, row, _stage_word(block, number, b.STAGE_MATRIX), depth,
-        scratch))  # fmt: skip
+        load_word(block + 8 * b.STAGE_KERNEL), (_recipe(block, number), table, *rows, units, first, last, *x,
+        address, row, _stage_word(block, number, b.STAGE_MATRIX), depth, scratch))  # fmt: skip
 
 
 @njit(**INNER)
@@ -179,7 +184,7 @@ def _sums_before(block, step, low, whole):
 def _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units, scratch):
     """W x + biases for the steps low .. high in memory: all their rows in one product where they lie evenly."""
     batch = load_word(block + 8 * b.BATCH)
-    gates = load_word(block + 8 * b.X_GATES)
+    gates = load_word(block + 8 * (b.X_RECIPE + b.SUMS))
     x_table = load_word(block + 8 * b.X_TABLE) + thread * (_TABLE_ROW * 2 * gates)
     sums_row = load_word(block + 8 * b.X_SUMS_ROW)
     operand_row = load_word(block + 8 * b.X_OPERAND_ROW)
@@ -212,9 +217,8 @@ def _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units
             place = load_word(block + 8 * b.X_SUMS) + before * sums_row
             store_word(x_table + (gates + gate) * _TABLE_ROW, place + gate * load_word(block + 8 * b.X_SUMS_GATE))
         call(
-            load_word(block + 8 * b.X_KERNEL), (load_word(block + 8 * b.X_TILE),
-            x_table, 0, rows, units, first, last, *_NO_PRODUCT,
-            load_word(block + 8 * b.X_OPERAND) + start * operand_row, distance * operand_row,
+            load_word(block + 8 * b.STAGE_KERNEL), (block + 8 * b.X_RECIPE, x_table, 0, rows, units, first, last,
+            *_NO_PRODUCT, load_word(block + 8 * b.X_OPERAND) + start * operand_row, distance * operand_row,
             load_word(block + 8 * b.X_MATRIX), load_word(block + 8 * b.X_DEPTH), scratch))  # fmt: skip
 
 
@@ -229,7 +233,7 @@ def _forward(key, arguments):
     steps = load_word(block + 8 * b.STEPS)
     sign = load_word(block + 8 * b.SIGN)
     stages = load_word(block + 8 * b.STAGES)
-    inputs = load_word(block + 8 * b.X_GATES)
+    inputs = load_word(block + 8 * (b.X_RECIPE + b.SUMS))
     worker, table, first_row, last_row = _part(block, thread, threads)
     _, _, by_units, scratch = worker
     whole = first_row == 0 and last_row == load_word(block + 8 * b.BATCH)
@@ -317,7 +321,7 @@ def _backward(key, arguments):
         if max(first_row, ending) < last:  # what these rows hand back is dL/dh_0
             row = max(first_row, ending)
             call(
-                load_word(block + 8 * b.DH_0_KERNEL), (_stage_word(block, 0, b.STAGE_TILE),
+                load_word(block + 8 * b.STAGE_KERNEL), (block + 8 * b.DH_0_RECIPE,
                 load_word(block + 8 * b.DH_0_TABLE), row, last - row, units, first, end, *_NO_PRODUCT,
                 handed_rest + _rows_before(block, step) * handed_row, handed_row,
                 _stage_word(block, 0, b.STAGE_MATRIX), _stage_word(block, 0, b.STAGE_DEPTH), scratch))  # fmt: skip
@@ -337,11 +341,11 @@ def _products_over_all_steps(block, thread, threads, scratch):
     groups = _groups(block, units)
     operand_row = load_word(block + 8 * b.DX_OPERAND_ROW)
     call(
-        load_word(block + 8 * b.DX_KERNEL), (load_word(block + 8 * b.DX_TILE), load_word(block + 8 * b.DX_TABLE),
+        load_word(block + 8 * b.STAGE_KERNEL), (block + 8 * b.DX_RECIPE, load_word(block + 8 * b.DX_TABLE),
         first_row, last_row - first_row, units, 0, groups, *_NO_PRODUCT,
         load_word(block + 8 * b.DX_OPERAND), operand_row,
         load_word(block + 8 * b.DX_MATRIX), load_word(block + 8 * b.DX_DEPTH), scratch))  # fmt: skip
     for number in range(load_word(block + 8 * b.GRADIENTS)):
         call(
-            load_word(block + 8 * b.GRADIENT_KERNEL), (load_word(block + 8 * b.DX_TILE),
+            load_word(block + 8 * b.GRADIENT_KERNEL), (load_word(block + 8 * b.GRADIENT_TILE),
             load_word(block + 8 * b.GRADIENT_TABLE) + number * _GRADIENT_BYTES, thread, threads, scratch))  # fmt: skip

@@ -12,9 +12,9 @@ in between, and its chains are kept beside the results.
 
 from numba import njit
 
+from .formula import scratch_access
 from .options import OPTIONS
 from .simd import vectors
-from .stage import scratch_access
 from .target import vector_unit
 from .tile import tallest, transpose, widest
 from .workers import call, load_word, share
@@ -172,6 +172,7 @@ def make_weight_gradient(dtype: str):
                         height,
                         groups,
                         sums,
+                        groups * vector_bytes,
                         vector_bytes,
                         gate + row * line_bytes,
                         line_bytes,

@@ -178,7 +178,7 @@ def counts(done):
 
 def test_after_a_warm_up_nothing_is_compiled(package):
     forward = warm_up(package, *RNN, "--forward-only", "--verbose")
-    for name in ("stage forward rnn_tanh 0 float32", "loop forward", "run together"):
+    for name in ("formula forward rnn_tanh 0 float32", "stage", "loop forward", "run together"):
         assert re.search(rf"^    (compiled    |in the cache)  {name}$", forward.stdout, re.M), name
     assert "backward" not in forward.stdout
     assert str(package / "cache") in forward.stdout

@@ -699,7 +699,7 @@ def fork_while_another_thread_packs():
             held.enter_context(each._planner._lock)
         child = os.fork()
         if child == 0:
-            compiled.kernel("product 2 float32")
+            compiled.kernel("sums 2 float32")
             for each in kernels:  # all that the locks are for
                 each._planner._plans.clear()
                 each.weights._known = each.weights._known._replace(packed={})

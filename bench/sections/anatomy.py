@@ -12,8 +12,9 @@ from functools import cache
 import numpy as np
 from fastrnn.kernels import compiled
 from fastrnn.kernels.planes import forward_planes
-from fastrnn.kernels.stage import SCRATCH_BYTES
+from fastrnn.kernels.stage import SCRATCH_BYTES, recipe
 from fastrnn.kernels.target import vector_unit
+from fastrnn.kernels.tile import abreast
 
 from bench import timing
 from bench.cases import CELLS, Case, problem
@@ -109,8 +110,10 @@ class Step:
         self._scratch = empty((SCRATCH_BYTES,), np.dtype(np.uint8))
         self._within = B > 1
         self.multiply_adds = B * H * H * len(stage.gates) * (2 if self._within else 1)
-        kernel = compiled.kernel(f"stage forward {self.cell.name} 0 float32")
-        tile = compiled.kernel(f"tile {weights.forward.abreast[1]} float32")
+        multiplied = len(stage.gates)
+        kernels = (f"formula forward {self.cell.name} 0", f"tile {abreast(multiplied)}")
+        addresses = (compiled.kernel(f"{kernel} float32") for kernel in kernels)
+        self._recipe = np.array(recipe(*addresses, len(stage.begins), multiplied, 4), np.int64)
         lanes = vector_unit().lanes(4)
         x, h = map(address, self.operands)
         of_x, of_h = (self._packed.address + offset for offset in weights.forward.offsets[0][:2])
@@ -118,9 +121,10 @@ class Step:
         def arguments(depth: int) -> tuple[int, ...]:
             x_depth = depth if self._within else 0
             groups = -(-H // lanes)
-            where = (tile, address(self._table), 0, B, H, 0, groups)
+            where = (address(self._recipe), address(self._table), 0, B, H, 0, groups)
             return (*where, x, 4 * H, of_x, x_depth, h, 4 * H, of_h, depth, address(self._scratch))
 
+        kernel = compiled.kernel("stage")
         self._calls = {True: (kernel, arguments(H)), False: (kernel, arguments(0))}
 
     def __call__(self, products: bool) -> tuple[int, tuple[int, ...]]:
