@@ -1,6 +1,7 @@
 """The command line: `python -m fastrnn`."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -25,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         return 128 + signal.SIGINT  # as shells have it
-    except BrokenPipeError:
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        if error.errno == errno.ENOSPC:  # as of /dev/full; that nobody reads on is no error
+            print(f"python -m fastrnn: error: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 1
 

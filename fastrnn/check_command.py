@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the options say. Returns the exit status: 1 if anything is outside its bound."""
     show = best_display(arguments.plain)
     before = get_num_threads()
-    threads = [arguments.threads] if arguments.threads else sorted({1, before})
+    threads = _numbers_of_threads(arguments.threads)
     known = DEVICE_DTYPES[arguments.device]
     if arguments.dtype and arguments.dtype not in known:
         arguments.refuse(f"argument --dtype: expected {' or '.join(known)} on the CPU, got {arguments.dtype!r}")
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = []
     try:
         set_num_threads(max(threads))
-        chosen = cases(arguments.cell, dtypes, available())
+        chosen = cases(tuple(dict.fromkeys(arguments.cell)), dtypes, available())
         if on_gpu:
             chosen = [case for case in chosen if not (case.padded or case.recompute)]  # not built there
         with show.progress("Checking") as report:
@@ -208,6 +208,16 @@ def _show_rich_table(show: RichDisplay, header: Row, lines: list[str | Row]) -> 
             styles = ("", "", "", "dim", "bold red" if line[-1] == "FAILED" else "green")
             table.add_row(*map(Text, line, styles))
     show.console.print(table)
+
+
+def _numbers_of_threads(asked: int | None) -> list[int]:
+    """With which numbers of threads to check: as many as there are, if more are asked for."""
+    before = get_num_threads()
+    try:
+        set_num_threads(asked or before)
+        return [available()] if asked else sorted({1, available()})
+    finally:
+        set_num_threads(before)
 
 
 def _machine(threads: Sequence[int]) -> Iterator[str]:

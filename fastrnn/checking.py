@@ -6,6 +6,7 @@ from it among the finite values of an array, relative to the largest magnitude t
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -193,14 +194,24 @@ def judge(
     return Report(f"{title}, recompute=True" if recompute else title, quantities)
 
 
-def _run(layer: "_Recurrent | OnHost", inputs: Inputs, recompute: bool = False) -> dict[str, np.ndarray]:
-    """All that is compared, by name. The dropout generator is left as it was found."""
+def _run(
+    layer: "_Recurrent | OnHost",
+    inputs: Inputs,
+    recompute: bool = False,
+    kept: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """All that is compared, by name. The dropout generator is left as it was found.
+
+    kept  makes other numbers of all that the reference keeps for its backward pass
+    """
     masks = layer._generator.bit_generator
     before = masks.state
     try:
         y, state_n = layer(inputs.x, inputs.state, inputs.lengths)
         masks.state = before
         (vjp_y, vjp_state_n), backward = layer.vjp(inputs.x, inputs.state, inputs.lengths, recompute=recompute)
+        if kept is not None:
+            _move_kept(backward, kept)
         gradients = backward(inputs.dy, inputs.dstate)
     finally:
         masks.state = before
@@ -225,10 +236,11 @@ def twin(layer: _Recurrent, dtype: np.dtype, backend: str = "reference") -> _Rec
 def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
     """More of the reference's errors: on numbers that were moved by up to one unit in the last place.
 
-    One run may be right by luck where rounding decides: in sums that cancel, or in relu's derivative where its argument
-    is almost 0. And a layer may make rounding grow from step to step, in float64 too. So before anything is called
-    wrong, the reference gets more chances to be. The price: among millions of relu units some are always that near
-    0, and the bound of dx then lets errors of that size pass.
+    One run may be right by luck where rounding decides: in sums that cancel, in relu's derivative where its argument is
+    almost 0, or in tanh's, 1 - h², where h is almost 1: therefore what the backward pass reads is moved too. And a
+    layer may make rounding grow from step to step, in float64 too. So before anything is called wrong, the reference
+    gets more chances to be. The price: among millions of relu units some are always that near 0, and the bound of dx
+    then lets errors of that size pass.
     """
     generator = np.random.default_rng(0)
     dtype = expected.reference.dtype
@@ -241,8 +253,18 @@ def _errors_of_perturbed(expected: Expected) -> Iterator[dict[str, float]]:
         other = twin(expected.reference, dtype)
         for parameter in other.parameters.values():
             parameter[...] = moved(parameter)
-        perturbed = _run(other, expected.inputs.mapped(moved))
+        perturbed = _run(other, expected.inputs.mapped(moved), kept=moved)
         yield {name: _error(perturbed[name], truth, dtype) for name, truth in expected.truth.items()}
+
+
+def _move_kept(backward: Any, moved: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Put other numbers in the place of those that the reference has kept for this backward pass."""
+    (saved,) = backward._saved
+    for layer in saved.layers:
+        runs = getattr(layer, "runs", [])  # what is empty has none
+        for number, (*where, run) in enumerate(runs):
+            steps = tuple((t, tuple(map(moved, values))) for t, values in run.steps)
+            runs[number] = (*where, replace(run, steps=steps))
 
 
 def _longest_sum(layer: "_Recurrent | OnHost", x: np.ndarray) -> int:

@@ -30,10 +30,11 @@ class MaskOfRows:
     """
 
     def __init__(self, generator: np.random.Generator, rows: int, width: int, dropout: float) -> None:
-        self._state = generator.bit_generator.state
         self._width = width
         self._dropout = dropout
-        generator.bit_generator.state = _after(self._state, rows * width).bit_generator.state
+        with generator.bit_generator.lock:  # NumPy's own, which drawing takes too
+            self._state = generator.bit_generator.state
+            generator.bit_generator.state = _after(self._state, rows * width).bit_generator.state
 
     def part(self, start: int, stop: int) -> Mask:
         """The mask of the rows start .. stop - 1."""

@@ -1,10 +1,14 @@
 """Layers in files: what is written of one beside its parameters, and NumPy's .npz files."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import zipfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -58,8 +62,36 @@ def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
     kept = np.dtype(np.float32) if layer.dtype.name == "bfloat16" else layer.dtype
     arrays = {name: array.astype(kept, copy=False) for name, array in layer.state_dict().items()}
     arrays[_KEY] = np.array(header_of(layer))
-    with open(validation.path(path), "wb") as file:
+    with new_file(validation.path(path)) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write that appears at `path`, or takes the place of an older one there, only when all is written.
+
+    What is no regular file, as a device, is written to; a link stays one.
+    """
+    target = os.path.realpath(path)
+    partial = f"{target}.partial"
+    if os.path.exists(target) and not (os.path.isfile(target) and os.access(os.path.dirname(target), os.W_OK)):
+        whole = io.BytesIO()
+        yield whole
+        with open(path, "wb") as file:
+            file.write(whole.getbuffer())
+        return
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        if os.path.exists(target):
+            shutil.copymode(target, partial)
+        os.replace(partial, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        if isinstance(error, OSError) and error.filename == partial:
+            error.filename = os.fspath(path)
+        raise
 
 
 def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_Layer":
@@ -80,7 +112,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     arrays = dict(archive) if _KEY in archive else {}
-            except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
                 raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
             if arrays:
                 return parsed_header(str(arrays.pop(_KEY))), arrays

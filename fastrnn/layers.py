@@ -89,13 +89,16 @@ class _Recurrent:
         for sequence in self.sequences:
             sequence.parameters.set(sequence.layout.drawn(generator))
 
+    _layout: Layout
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Options that can be changed are checked as in the constructor; AttributeError for the others."""
         if name == "dropout":
             value = validation.probability(name, value)
         elif name == "batch_first":
             value = validation.flag(name, value)
-            if "_layout" in self.__dict__:
+            if "_layout" in self.__dict__:  # a new one: a `Backward` keeps that of its run
+                self._layout = copy.copy(self._layout)
                 self._layout.batch_first = value
         elif name in _FIXED and name in self.__dict__:
             raise AttributeError(f"{name}: fixed when the layer is made, as {getattr(self, name)!r}; got {value!r}")
@@ -175,7 +178,7 @@ class _Recurrent:
         padded = layout.padded(lengths, x, batched)
         y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
         result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
-        return result, Backward(self, saved, x.shape[0], x.shape[1], batched, padded)
+        return result, Backward(self, layout, saved, x.shape[0], x.shape[1], batched, padded)
 
     def _recompute(self, value: bool) -> bool:
         """The argument of that name, checked."""
@@ -518,6 +521,7 @@ class Backward:
     def __init__(
         self,
         layer: _Recurrent,
+        layout: Layout,
         saved: "_Saved | Recomputing",
         steps: int,
         batch: int,
@@ -525,7 +529,8 @@ class Backward:
         padded: Padded | None,
     ) -> None:
         self._layer = layer
-        self._saved: _Saved | Recomputing | None = saved
+        self._layout = layout
+        self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
         self._steps = steps
         self._batch = batch
         self._batched = batched
@@ -545,11 +550,14 @@ class Backward:
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
         another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
         """
-        if self._saved is None:
-            raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
-        layout, batched = self._layer._layout, self._batched
-        dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
-        saved, self._saved = self._saved, None
+        layout, batched = self._layout, self._batched
+        if self._saved:
+            dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
+        try:
+            saved = self._saved.pop()
+        except IndexError:
+            used_up = "backward: already called, and it uses up what was saved; call vjp again"
+            raise RuntimeError(used_up) from None
         padded = self._padded
         if padded is not None:
             dy = None if dy is None else self._layer.sequences[-1].pack(padded, dy)

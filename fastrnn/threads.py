@@ -3,6 +3,8 @@
 import os
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -23,6 +25,9 @@ def _default() -> int:
     return int(value)
 
 
+_FIRST_REST = 30.0
+
+
 class _Pool:
     """What is known of Numba's thread pool in this process."""
 
@@ -30,11 +35,24 @@ class _Pool:
         self.number: int | None = None
         self.most: int | None = None  # what Numba allows, once it is imported
         self.compiled: ModuleType | None = None  # what runs kernels: imported late, as Numba is, and looked up once
+        self.rests_until = 0.0  # it has not granted as many threads as were asked for, which takes seconds to find out:
+        self.rest = _FIRST_REST  # for so many seconds (of time.monotonic) nobody asks again
         self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
         self.lock = threading.Lock()
         self.guard: AbstractContextManager[object] | None = (
             None  # a context to enter the pool in, once the threading layer is known
         )
+
+    def fell_short(self) -> None:
+        """It granted fewer threads than were asked for."""
+        self.rests_until = time.monotonic() + self.rest
+        warnings.warn(
+            "fastrnn: fewer threads than asked for came to work; for the next "
+            f"{self.rest:.0f} s calls run on one thread (fastrnn.set_num_threads(1) asks for no more)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        self.rest *= 2
 
     def after_fork(self) -> None:
         self.lost = self.lost or _numba_has_threads()
@@ -43,11 +61,11 @@ class _Pool:
 
 def _numba_has_threads() -> bool:
     """Whether Numba's pool has been started, by this package or by other code."""
-    numba = sys.modules.get("numba")
-    if numba is None:
+    threading_layer = getattr(sys.modules.get("numba"), "threading_layer", None)
+    if threading_layer is None:  # nobody has imported it, or somebody is just doing so
         return False
     try:
-        numba.threading_layer()
+        threading_layer()
     except ValueError:  # its way to say no
         return False
     return True
@@ -108,7 +126,7 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
     The threads are divided between the blocks; with fewer threads than blocks, one thread does one after the other.
     """
     compiled = _compiled()
-    if runs_alone(threads, teams):
+    if runs_alone(threads, teams) or time.monotonic() < _pool.rests_until:
         compiled.run_alone(kernel, block, block_bytes, teams)
         return
     import numba
@@ -119,9 +137,11 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
         before = numba.get_num_threads()
         numba.set_num_threads(teams * team_size)
         try:
-            compiled.run_together(kernel, block, block_bytes, teams, team_size)
+            alone = compiled.run_together(kernel, block, block_bytes, teams, team_size)
         finally:
             numba.set_num_threads(before)
+    if alone:
+        _pool.fell_short()
 
 
 def run_words(kernel: str, words: Sequence[int], threads: int) -> None:

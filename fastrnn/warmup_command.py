@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the options say. Returns the exit status: 1 if compiled kernels cannot be kept."""
     try:
         problem = _warm_up(arguments)
+    except BrokenPipeError:  # nobody reads on, which is no problem of the cache
+        raise
     except OSError as error:  # the disk may be full, say
         problem = str(error)
     if problem:
@@ -74,8 +76,8 @@ def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
 
     yield "threads", compiled.together
     yield "lengths", partial(compiled.kernel, "copying")
-    for cell in arguments.cell:
-        for dtype in arguments.dtype:
+    for cell in dict.fromkeys(arguments.cell):
+        for dtype in dict.fromkeys(arguments.dtype):
             # one layer has all kernels of its cell and dtype, whatever its sizes and options are
             case = Case(cell, dtype, T=2, B=2, I=3, H=5, P=2 if cell == "lstm_projected" else 0)
             layer, x = case.layer(), case.x()

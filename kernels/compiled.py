@@ -171,22 +171,25 @@ def _make_run_alone(stamp):
 
 
 def _make_run_together(stamp):
-    @njit("void(int64, int64, int64, int64, int64)", nogil=True, parallel=True, **CACHED)
+    @njit("int64(int64, int64, int64, int64, int64)", nogil=True, parallel=True, **CACHED)
     @_files_of_its_own(f"run_together {source_hash()}")
     def run_together(kernel, block, block_bytes, teams, team_size):
         if stamp == 0:
-            return
+            return 0
         for worker in prange(teams * team_size):
             team = worker // team_size
             place = block + team * block_bytes
             part_company(place + 8 * PROCESSORS)
             if gather(place, team_size):
                 call(kernel, (worker - team * team_size, team_size, place))
+        alone = 0
         for team in range(teams):
             place = block + team * block_bytes
             if load_word(place) < 0:
                 store_word(place, 0)
                 call(kernel, (0, 1, place))
+                alone += 1
+        return alone
 
     return run_together
 
@@ -234,10 +237,10 @@ def together():
     return _make_run_together(_stamp)
 
 
-def run_together(kernel: int, block: int, block_bytes: int, teams: int, team_size: int) -> None:
+def run_together(kernel: int, block: int, block_bytes: int, teams: int, team_size: int) -> int:
     """Run a kernel on `teams` blocks at once, each with `team_size` threads.
 
     The thread pool may grant fewer threads than asked. Then a team does not come together, and its block is done
-    afterwards by one thread.
+    afterwards by one thread. Returns how many there were of these.
     """
-    together()(kernel, block, block_bytes, teams, team_size)
+    return together()(kernel, block, block_bytes, teams, team_size)

@@ -347,7 +347,25 @@ def _write_damaged(path):
     path.write_bytes(path.read_bytes().replace(weights, weights[::-1]))
 
 
-WRITERS = [_write_text, _write_nothing, _write_npy, _write_npz, _write_zip, _write_half, _write_damaged]
+def _write_broken_stream(path):
+    arrays = {name: np.zeros(1000) for name in ("fastrnn", "a")}
+    np.savez_compressed(path, **arrays)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"fastrnn.npy") + 40  # within what is compressed
+    data[start : start + 8] = bytes(8)
+    path.write_bytes(data)
+
+
+WRITERS = [
+    _write_broken_stream,
+    _write_text,
+    _write_nothing,
+    _write_npy,
+    _write_npz,
+    _write_zip,
+    _write_half,
+    _write_damaged,
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)

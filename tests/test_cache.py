@@ -213,6 +213,16 @@ def test_a_full_disk_is_an_error_of_the_warm_up(monkeypatch, capsys):
     assert error.endswith("'cache/kernel.nbc'\n")
 
 
+def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):
+    def close():
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(warmup_command, "_passes", lambda arguments: [("threads", close)])
+    with pytest.raises(BrokenPipeError):
+        warmup_command.run(None)
+
+
 @pytest.fixture
 def nowhere(package, tmp_path):
     """Another copy, and variables with which no folder is left for the cache."""

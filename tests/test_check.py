@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import DTYPES, KINDS, as_tuple, make_layer
+from numba import config
 
 import fastrnn
 from fastrnn import check_command, checking
@@ -326,6 +327,14 @@ def test_rounding_that_grows_from_step_to_step_is_allowed_in_float64_too():
     assert report.quantities[0].note == "rounding leaves no digit to compare"
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+def test_saturated_layers_pass(kind, seed):
+    """tanh near 1 may be rounded either way, and the derivative, 1 - h², is of that size."""
+    layer = make_layer(kind, 8, 16, dtype="float64", seed=seed)
+    assert fastrnn.check(layer, 1000 * normal(10, 4, 8, dtype="float64", seed=seed), seed=seed).ok
+
+
 def test_gradients_that_underflow_pass():
     layer = make_layer("rnn_tanh", 3, 4)
     layer.parameters["weight_hh_l0"][...] *= 0.2
@@ -458,13 +467,15 @@ def all_configurations():
 @pytest.mark.usefixtures("all_configurations")
 def test_more_threads_than_there_can_be_do_not_make_the_batches_larger(capsys):
     assert main(["check", "--cell", "rnn_relu", "--dtype", "float32", "--threads", "1000000000000"]) == 0
-    assert "\nAll 9 configurations are within their bounds" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "\nAll 9 configurations are within their bounds" in output
+    assert f"\nThreads: {config.NUMBA_NUM_THREADS}\n" in output  # those that there are
 
 
 @pytest.mark.usefixtures("all_configurations")
 def test_the_command_checks_everything_asked_for(capsys):
     before = fastrnn.get_num_threads()
-    assert main(["check", "--cell", "rnn_relu", "gru", "--threads", "2"]) == 0
+    assert main(["check", "--cell", "rnn_relu", "gru", "rnn_relu", "--threads", "2"]) == 0
     output, errors = capsys.readouterr()
     assert errors == ""
     assert fastrnn.get_num_threads() == before

@@ -1,11 +1,14 @@
 """What the layers do with each of their options, beside the numbers (those: test_torch_parity.py)."""
 
 import copy
+import errno
+import os
 import pickle
 import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -353,6 +356,21 @@ def test_backward_can_be_called_once(lstm):
         backward(y)
 
 
+@pytest.mark.parametrize("batch", [B, T])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_backward_keeps_the_layout_of_its_run(make, batch_first, batch):
+    layer, x = make(I, H, batch_first=batch_first), normal(T, batch, I)
+    x = x.swapaxes(0, 1) if batch_first else x
+    runs = [layer.vjp(x) for _ in range(2)]
+    dy = normal(*runs[0][0][0].shape, seed=3)
+    expected = runs[0][1](dy)
+    layer.batch_first = not batch_first
+    gradients = runs[1][1](dy)
+    assert_same(gradients.x, expected.x)
+    assert_same(gradients.parameters, expected.parameters)
+    assert layer(x)[0].shape == (*x.shape[:2], *dy.shape[2:])
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda backward: pickle.loads(pickle.dumps(backward))])
 @pytest.mark.parametrize("lengths", [None, [2, 0, 6, 3]])
 def test_a_copied_backward_has_its_own_memory(make, duplicate, lengths):
@@ -670,6 +688,50 @@ def test_save_and_load(make, backend, tmp_path, name):
     assert repr(loaded) == repr(layer)
     assert_same(loaded.state_dict(), layer.state_dict())
     assert_same(loaded.eval()(x)[0], layer.eval()(x)[0])
+
+
+def break_after(monkeypatch, written):
+    """Let `np.savez` write something and then fail, as on a full disk."""
+
+    def savez(file, **arrays):
+        file.write(written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", savez)
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(make, tmp_path, monkeypatch):
+    layer, path = make(I, H), tmp_path / "layer.npz"
+    layer.save(path)
+    path.chmod(0o600)
+    make(I, H + 1).save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    layer.save(path)
+    before = path.read_bytes()
+    break_after(monkeypatch, b"half")
+    with pytest.raises(OSError, match="No space left"):
+        layer.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has other devices and links")
+def test_links_and_devices_stay_what_they_are(make, tmp_path):
+    layer, path = make(I, H), tmp_path / "layer.npz"
+    layer.save(path)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    other = make(I, H, seed=5)
+    other.save(link)
+    assert link.is_symlink()
+    assert_same(type(layer).load(path).state_dict(), other.state_dict())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        other.save(pipe)
+        assert read.result() == path.read_bytes()
+    assert pipe.is_fifo()
 
 
 def test_saved_files_hold_plain_arrays(make, tmp_path):

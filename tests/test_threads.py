@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -191,11 +192,28 @@ def test_a_team_that_was_given_up_leaves_its_work_to_one_thread(sharing, alone, 
             ctypes.c_int64.from_address(block + team * block_bytes).value = -(2**40)
             given_up.append(team)
         run_together(kernel, block, block_bytes, teams, team_size)
+        return 0  # and nothing is learnt from it
 
     monkeypatch.setattr(compiled, "run_together", run_some)
     threads(2)
     assert_same_bits(everything(layer, problem), expected)
     assert given_up == 3 * alone  # the call, and forward and backward of the vjp
+
+
+def test_calls_of_several_threads_have_masks_of_their_own():
+    layer = fastrnn.GRU(8, 16, 2, dropout=0.5, seed=0)
+    x, seen = np.ones((32, 4, 8), np.float32), []
+
+    def call():
+        for _ in range(50):
+            seen.append(layer.vjp(x, recompute=True)[0][0].tobytes())
+
+    workers = [threading.Thread(target=call) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(set(seen)) == len(seen) == 200
 
 
 def few_granted():
@@ -204,7 +222,19 @@ def few_granted():
     fastrnn.set_num_threads(1)
     expected = outputs(layer, problem)
     fastrnn.set_num_threads(2)
-    assert_same_bits(outputs(layer, problem), expected)
+    from fastrnn.kernels import compiled
+
+    asked, run_together = [], compiled.run_together
+    compiled.run_together = lambda *arguments: asked.append(1) or run_together(*arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        for _ in range(3):
+            assert_same_bits(outputs(layer, problem), expected)
+    assert len(asked) == 1  # it takes seconds to find out
+    assert [w.category for w in caught] == [RuntimeWarning]
+    assert "fewer threads than asked for" in str(caught[0].message)
+    fastrnn_threads._pool.rests_until = 0
+    outputs(layer, problem)
+    assert len(asked) == 2
     print(_threading_layer())
 
 

@@ -3,7 +3,6 @@
 In the shapes: `T` steps, `B` batch, `V` characters in the vocabulary, `E` width of the embedding, `H` hidden units.
 """
 
-import contextlib
 import json
 import os
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import GRU, LSTM, RNN
+from fastrnn.files import new_file
 
 from .losses import BITS_PER_NAT, cross_entropy, softmax_cross_entropy
 from .text import Batch, Vocabulary
@@ -196,15 +196,8 @@ class CharacterModel:
             "vocabulary": self.vocabulary.characters,
             "options": self.options,
         }
-        partial = f"{os.fspath(path)}.partial"
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, fastrnn=np.array(json.dumps(header)), **self.parameters)  # type: ignore[arg-type]
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-            raise
+        with new_file(path) as file:
+            np.savez(file, fastrnn=np.array(json.dumps(header)), **self.parameters)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, backend: str | None = None) -> "CharacterModel":

@@ -1,5 +1,6 @@
 """What an experiment shows while it runs: with rich where it is installed and there is a terminal, else plain text."""
 
+import io
 import os
 import sys
 import time
@@ -53,6 +54,8 @@ class LiveTable(Protocol):
 
 def best_display(plain: bool = False) -> Display:
     """The best one for standard output; without rich if `plain`."""
+    if sys.stdout is None:  # closed
+        return PlainDisplay(io.StringIO(), redraw=False)
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if terminal and not plain and find_spec("rich") is not None:
         from rich.console import Console

@@ -1,13 +1,12 @@
 """Layers in safetensors files: the parameters under PyTorch's names, class and options in the metadata."""
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.files import header_of, layer_of, parsed_header
+from fastrnn.files import header_of, layer_of, new_file, parsed_header
 
 from .layouts import CLASSES, Layer, family
 
@@ -27,17 +26,10 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     """
     family(layer)  # refuses what is no layer
     path = validation.path(path)
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    try:
-        save_file(layer.state_dict(), path, metadata={_KEY: header_of(layer)})
-    except SafetensorError as error:
-        system = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
-        if system is None:
-            raise
-        number = int(system[2])
-        raise OSError(number, system[1], os.fspath(path), number) from error  # the last is for Windows
+    with new_file(path) as file:
+        file.write(save(layer.state_dict(), metadata={_KEY: header_of(layer)}))
 
 
 def load_safetensors(
