@@ -2,7 +2,13 @@
 
 import warnings
 
-from numba import njit
+from numba import config, njit
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise RuntimeError(
+        "NUMBA_DISABLE_JIT: expected 0 or none, for the kernels are what Numba compiles, got 1; "
+        'layers with backend="reference" run without'
+    )
 
 # integer division by zero needs no check, nothing here raises; no fast-math: the order of arithmetic is a promise
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

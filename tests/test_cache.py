@@ -223,6 +223,16 @@ def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):
         warmup_command.run(None)
 
 
+def test_without_a_compiler_there_are_no_kernels():
+    program = "import fastrnn, numpy; fastrnn.GRU(2, 3, backend={!r})(numpy.zeros((1, 1, 2), numpy.float32))"
+    for backend, last in (("reference", ""), ("cpu", "RuntimeError: NUMBA_DISABLE_JIT: expected 0 or none")):
+        command = [sys.executable, "-c", program.format(backend)]
+        environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.stderr.splitlines() or [""])[-1].startswith(last)
+        assert (done.returncode == 0) == (not last)
+
+
 @pytest.fixture
 def nowhere(package, tmp_path):
     """Another copy, and variables with which no folder is left for the cache."""

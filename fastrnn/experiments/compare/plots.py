@@ -41,6 +41,7 @@ STYLES = {
 _FLOOR = 1e-13  # where the axis of gradients ends
 _WORST_TEXT = 1.5  # times the baseline: the first updates, which are much above, need not be seen
 _CIRCLE = 1.2  # where the axes end round the unit circle
+_NARROWEST = 4.4  # inches; a legend needs them
 _GREY = "0.45"
 
 
@@ -77,7 +78,7 @@ def _save(figure: Figure, path: Path) -> Path:
 def _panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
     import matplotlib.pyplot as plt
 
-    size = (width * columns, height * rows + 0.4)
+    size = (max(width * columns, _NARROWEST), height * rows + 0.4)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
 
 
@@ -126,10 +127,10 @@ def gradients(results: Results) -> Figure | None:
         ax.annotate("half a sequence", (lag, 1), (3, -3), ("data", "axes fraction"), textcoords="offset points",
                     color=_GREY, fontsize=7, va="top")  # fmt: skip
         ax.set_yscale("log")
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], _FLOOR))
         ax.set_title(f"{title}: {TITLES[task].lower()}")
         ax.set_xlabel("steps before the last one")
         ax.grid(color="0.9", linewidth=0.6)
+    axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], _FLOOR))  # of both: they share it
     axes[0, 0].set_ylabel("norm of the gradient,\nrelative to the last step")
     _legend(figure, axes[0, 0])
     return figure
@@ -242,19 +243,21 @@ def gates(results: Results) -> Figure | None:
             ]
     if not shown:
         return None
-    figure, axes = _panels(len(shown), 1, 7.5, 1.25, sharex=True)
+    figure, axes = _panels(len(shown), 1, 7.5, 1.4, sharex=True)
     for ax, (look, gate, title) in zip(axes.flat, shown, strict=True):
         image = ax.imshow((look.traces or {})[gate], vmin=0, vmax=100, cmap="gray", aspect="auto",
                           interpolation="nearest", origin="upper")  # fmt: skip
         marks = look.marks or []
-        ax.plot(marks, [1.06] * len(marks), transform=ax.get_xaxis_transform(), clip_on=False, linestyle="none",
-                marker="v", color="#D55E00", markersize=5)  # fmt: skip
-        ax.set_title(title, fontsize=9, loc="left")
+        if marks:  # no line of no points: that has no extent, and the layout fails
+            ax.plot(marks, [1.06] * len(marks), transform=ax.get_xaxis_transform(), clip_on=False, linestyle="none",
+                    marker="v", color="#D55E00", markersize=5)  # fmt: skip
+        ax.set_title(title, fontsize=9, loc="left", pad=12 if marks else 6)  # above the marks
         ax.set_yticks([])
         ax.set_ylabel("units")
     marked = "; triangles: the two numbers to be added" if shown[0][0].marks else ""
     axes.flat[-1].set_xlabel(f"step of one sequence ({TITLES[task].lower()}{marked})")
-    bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.5, label="gate: black closed, white open")
+    shrink = 0.5 if len(shown) > 2 else 1.0
+    bar = figure.colorbar(image, ax=list(axes.flat), shrink=shrink, label="gate: black closed, white open")
     bar.set_ticks([0, 50, 100], labels=["0", "0.5", "1"])
     return figure
 
