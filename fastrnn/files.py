@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     What is no regular file, as a device, is written to; a link stays one.
     """
     target = os.path.realpath(path)
-    partial = f"{target}.partial"
+    partial = f"{target}.{os.getpid()}-{threading.get_ident()}.partial"  # others may be writing there too
     if os.path.exists(target) and not (os.path.isfile(target) and os.access(os.path.dirname(target), os.W_OK)):
         whole = io.BytesIO()
         yield whole
