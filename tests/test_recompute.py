@@ -37,7 +37,7 @@ def assert_recomputed_bits_are_the_same(layer, problem, lengths=None):
 
 def segments_of(backward):
     """The numbers of steps of the first direction's segments."""
-    return [together[0].steps for together in backward._saved._stacks[0]._segments]
+    return [together[0].steps for together in backward._saved[0]._stacks[0]._segments]
 
 
 @pytest.fixture(autouse=True)
