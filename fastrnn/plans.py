@@ -80,6 +80,12 @@ def backward_kind(packed: bool, without_dy: bool, keeping: bool, continued: bool
     return PassKind(False, packed=packed, without_dy=without_dy, keeping=keeping, continued=continued)
 
 
+def recipe_of(formula: str, sums: int, multiplied: int, dtype: np.dtype) -> tuple[int, ...]:
+    """The recipe (see `kernels/stage.py`) of a stage with the formula of that name."""
+    kernels = (compiled.kernel(f"{name} {dtype.name}") for name in (formula, f"tile {abreast(multiplied)}"))
+    return recipe(*kernels, sums, multiplied, dtype.itemsize)
+
+
 class Plan:
     """One pass: the template of its argument blocks, and workspaces to run it in.
 
@@ -325,10 +331,8 @@ class Planner:
         return words
 
     def _recipe(self, start: int, formula: str, sums: int, multiplied: int) -> dict[int, Word]:
-        """The words from `start` on of a stage with this formula (see `kernels/stage.py`)."""
-        name, size = self._dtype.name, self._dtype.itemsize
-        kernels = compiled.kernel(f"{formula} {name}"), compiled.kernel(f"tile {abreast(multiplied)} {name}")
-        return dict(enumerate(recipe(*kernels, sums, multiplied, size), start))
+        """The words of `recipe_of` from `start` on."""
+        return dict(enumerate(recipe_of(formula, sums, multiplied, self._dtype), start))
 
     def _state_planes(self, d: int, save: bool, begins: int) -> dict[str, Plane]:
         """Where a loop finds and leaves states, and what is saved; `begins`: BEGINNING, or ENDING in a loop that goes

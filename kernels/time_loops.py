@@ -122,14 +122,14 @@ def _own_groups(block, units, thread, threads, by_units):
 
 
 @njit(**INNER)
-def _stage_word(block, number, word):
-    return load_word(block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS + word))
+def _recipe(block, number):
+    """The address of a stage's words, which begin with its recipe."""
+    return block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS)
 
 
 @njit(**INNER)
-def _recipe(block, number):
-    """The address of a stage's recipe."""
-    return block + 8 * (b.STAGE_TABLE + number * b.STAGE_WORDS)
+def _stage_word(block, number, word):
+    return load_word(_recipe(block, number) + 8 * word)
 
 
 @njit(**INNER)

@@ -12,9 +12,8 @@ from functools import cache
 import numpy as np
 from fastrnn.kernels import compiled
 from fastrnn.kernels.planes import forward_planes
-from fastrnn.kernels.stage import SCRATCH_BYTES, recipe
+from fastrnn.kernels.stage import SCRATCH_BYTES
 from fastrnn.kernels.target import vector_unit
-from fastrnn.kernels.tile import abreast
 
 from bench import timing
 from bench.cases import CELLS, Case, problem
@@ -25,6 +24,7 @@ from bench.report import CELL_TITLES, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 from fastrnn.memory import address, empty
+from fastrnn.plans import recipe_of
 
 TITLE = "What a step is made of"
 SIZES = ((16, 128), (32, 256), (64, 512), (128, 1024), (1, 128), (1, 256))  # B, H
@@ -110,9 +110,8 @@ class Step:
         self._within = B > 1
         self.multiply_adds = B * H * H * len(stage.gates) * (2 if self._within else 1)
         multiplied = len(stage.gates)
-        kernels = (f"formula forward {self.cell.name} 0", f"tile {abreast(multiplied)}")
-        addresses = (compiled.kernel(f"{kernel} float32") for kernel in kernels)
-        self._recipe = np.array(recipe(*addresses, len(stage.begins), multiplied, 4), np.int64)
+        formula = f"formula forward {self.cell.name} 0"
+        self._recipe = np.array(recipe_of(formula, len(stage.begins), multiplied, np.dtype(np.float32)), np.int64)
         lanes = vector_unit().lanes(4)
         x, h = map(address, self.operands)
         of_x, of_h = (self._packed.address + offset for offset in weights.forward.offsets[0][:2])
