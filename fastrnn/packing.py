@@ -24,14 +24,13 @@ def of_packed(offset: int) -> At:
 
 
 class PackingBlock:
-    """Jobs and rows, as words, of one call; `filled` adds the addresses."""
+    """Jobs, as words, of one call; `filled` adds the addresses."""
 
-    def __init__(self, jobs: Sequence[Sequence[Word]], rows: Sequence[Sequence[Word]]) -> None:
+    def __init__(self, jobs: Sequence[Sequence[Word]]) -> None:
         header: list[Word] = [0] * packing.HEADER_WORDS
-        header[packing.JOBS], header[packing.ROWS] = len(jobs), len(rows)
+        header[packing.JOBS] = len(jobs)
         header[packing.JOB_TABLE] = At("block", _WORD * packing.HEADER_WORDS)
-        header[packing.ROW_TABLE] = At("block", _WORD * (packing.HEADER_WORDS + len(jobs) * packing.JOB_WORDS))
-        words, places = relocations([*header, *chain(*jobs, *rows)])
+        words, places = relocations([*header, *chain(*jobs)])
         self._words = np.array(words, np.int64)
         self._places = np.array([place for place, _ in places])
         parameters = dict.fromkeys(buffer for _, buffer in places if buffer not in ("block", "packed"))

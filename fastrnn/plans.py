@@ -130,7 +130,7 @@ class Workspace:
         template.write(self.block)
         self.block_address = address(self.block)
         self._work = empty((work_bytes,), _BYTES)
-        record = template.record(self.block, address(self._work), kernel)
+        record = template.record(self.block, address(self._work), kernel, compiled.kernel("checksum"))
         self._alive = template, record
         self._record, self._record_address = record.data, address(record)
         self._pack = struct.Struct(f"{r.VALUES - r.PIECES + template.numbers}q").pack_into

@@ -120,14 +120,16 @@ class Template:
         block[:] = self._words
         block[self._own] += address(block)
 
-    def record(self, block: np.ndarray, work: int, kernel: int) -> np.ndarray:
+    def record(self, block: np.ndarray, work: int, kernel: int, checksum_kernel: int) -> np.ndarray:
         """The record of calls on this block (see `kernels/record.py`), with scratch memory at `work`.
 
         kernel  what each call runs on one thread; 0: nothing, the block is only filled in
+        checksum_kernel  what looks whether memory has changed before
         """
         array_words = r.VALUES + self.numbers
         record = np.zeros(array_words + self._arrays, np.int64)
         record[[r.BLOCK, r.FILLS, r.FILL_TABLE]] = address(block), len(self._table), address(self._table)
         record[[r.KERNEL, r.TEAMS, r.BLOCK_BYTES]] = kernel, self.number if kernel else 0, self.block_bytes
+        record[r.CHECKSUM] = checksum_kernel
         record[[r.NONE, r.ARRAYS, r.ARRAY_WORDS, r.WORK]] = id(None), self._arrays, array_words, work
         return record

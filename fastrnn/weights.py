@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import threads
-from .kernels import checksum
+from .kernels import checksum, packing
 from .kernels.locks import Lock
 from .kernels.tile import abreast
 from .memory import CACHE_LINE, address, empty, up
@@ -47,9 +47,9 @@ class _Matrix:
         jobs: list[tuple[Word, ...]] = []
         for n, gate in enumerate(self.gates):
             if self.turned:
-                filled = (1, self.units, self.depth, 0, self.depth, self.sums, self.abreast, n)
+                filled = (packing.ROWS, self.units, self.depth, 0, self.depth, self.sums, self.abreast, n)
             else:
-                filled = (0, self.units, self.height, n * self.height, self.depth, 1, 1, 0)
+                filled = (packing.COLUMNS, self.units, self.height, n * self.height, self.depth, 1, 1, 0)
             source = of_parameter(self.weight, direction, gate * self.height * row)
             jobs.append((source, row, *filled, of_packed(start)))
         return jobs
@@ -82,7 +82,7 @@ class PackedWeights:
     offsets[d][n]   where matrix n of direction d begins, in bytes: W, then those of the stages
     depths[n]       of its units
     biases[d]       where the planes of biases begin (forward), `padded` numbers apart
-    zeros           where a row of zeros begins, as long as any operand
+    zeros           where a row of zeros begins, as long as any operand; biases and zeros are behind all matrices
     """
 
     def __init__(self, layout: ParameterLayout, dtype: np.dtype, lanes: int, backward: bool) -> None:
@@ -107,34 +107,37 @@ class PackedWeights:
             offset = up(offset + up(units, lanes) * depth * matrix.sums * size, CACHE_LINE)
         self.padded = up(hidden, CACHE_LINE // size)
         biases = () if backward else cell.biases
-        direction_bytes = offset + len(biases) * self.padded * size
         directions = range(layout.num_directions)
-        self.offsets = [[d * direction_bytes + m.offset for m in self._matrices] for d in directions]
+        self.offsets = [[d * offset + m.offset for m in self._matrices] for d in directions]
         self.depths = [m.depth for m in self._matrices]
-        self.biases = [d * direction_bytes + offset for d in directions]
-        self.zeros = len(directions) * direction_bytes
+        rows = len(directions) * offset
+        bias_bytes = self.padded * size
+        self.biases = [rows + d * len(biases) * bias_bytes for d in directions]
+        self.zeros = rows + len(directions) * len(biases) * bias_bytes
         longest = max(max(shape) for shape in shapes.values())
-        self._bytes = self.zeros + up(longest * size, CACHE_LINE)
+        self._numbers = (self.zeros + up(longest * size, CACHE_LINE)) // size
+        self._rows = slice(rows // size, None)
         jobs = [
             job
             for d in directions
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
             for job in matrix.jobs(d, shapes[matrix.weight][1] * size, start)
         ]
-        rows: list[tuple[Word, ...]] = [(0, 0, 0, longest, of_packed(self.zeros))]
-        for d in directions:
-            for n, bias in enumerate(biases):
-                start = bias.gate * hidden * size
-                sources: list[Word] = [of_parameter(name, d, start) for name in bias.parameters if name in shapes]
-                first, second = [*sources, 0, 0][:2]
-                target = of_packed(self.biases[d] + n * self.padded * size)
-                rows.append((first, second, hidden, self.padded, target))
+        as_row = (0, packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
+        jobs += [
+            (of_parameter(name, d, bias.gate * hidden * size), *as_row, of_packed(self.biases[d] + n * bias_bytes))
+            for d in directions
+            for n, bias in enumerate(biases)
+            for name in bias.parameters
+            if name in shapes
+        ]
         self._kernel = f"packing {dtype.name}"
-        self._block = PackingBlock(jobs, rows)
+        self._block = PackingBlock(jobs)
 
     def pack(self, directions: Directions, number: int) -> Matrices:
         """Pack these parameters as they are now into a new buffer, on up to so many threads."""
-        buffer = empty((self._bytes // self._dtype.itemsize,), self._dtype)
+        buffer = empty((self._numbers,), self._dtype)
+        buffer[self._rows] = 0
         start = address(buffer)
         words = self._block.filled(directions, start)
         threads.run_block(self._kernel, words, number if buffer.size > _ENOUGH_TO_SHARE else 1)
@@ -248,5 +251,5 @@ def pieces_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def take_checksums(table: np.ndarray, number: int) -> Pieces:
     """The pieces of such a table with their checksums as they are now, taken by so many threads."""
     table = table.copy()
-    threads.run_words("checksum", (len(table), address(table)), number)
+    threads.run_words("checksum", (checksum.NOT_KNOWN, len(table), address(table)), number)
     return Pieces(table, len(table), address(table))

@@ -97,8 +97,8 @@ def part_company(taken):
         return
     some = 0
     for place in range(0, _SET_BYTES, 8):
-        word = load_word(allowed + place) & ~before
-        store_word(free + place, word)
+        word = load_word(allowed + place, 0) & ~before
+        store_word(free + place, 0, word)
         some |= word
     if some != 0 and _set_affinity(free):
         _set_affinity(allowed)

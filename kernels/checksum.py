@@ -13,11 +13,10 @@ sign, exponent and leading bits in one word, only one of last bits in the other 
 """
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .options import OPTIONS
 from .simd import I32, I64, declare, pointer
 from .workers import load_word, share, store_word
 
@@ -32,8 +31,12 @@ PIECE_WORDS = 3
 ADDRESS, BYTES, CHECKSUM = 0, 1, 2
 
 # of the argument block of a checksum call
-PIECES = 8  # how many
-PIECE_TABLE = 9  # address of (PIECES, PIECE_WORDS), the checksums to be written
+CHANGED = (
+    8  # NOT_KNOWN: the table's checksums are made; 0: they are as they were, and 1 is written here if one is not so
+)
+NOT_KNOWN = -1
+PIECES = 9  # how many
+PIECE_TABLE = 10  # address of (PIECES, PIECE_WORDS)
 
 
 def _rotate(builder, value, bits):
@@ -110,35 +113,22 @@ def _fold_last(typing, state, address):
     return types.int64(types.int64, types.int64), lower
 
 
-@njit(**OPTIONS)
-def _checksum(piece):
-    """Of the piece of memory that the words at this address describe."""
-    address = load_word(piece + 8 * ADDRESS)
-    size = load_word(piece + 8 * BYTES)
-    vectors = size // _VECTOR_BYTES
-    state = _fold(address, vectors)
-    for place in range(address + vectors * _VECTOR_BYTES, address + size, 4):
-        state = _fold_last(state, place)
-    return state
-
-
-@njit(**OPTIONS)
-def unchanged(table, number):
-    """Whether so many pieces of memory still have the checksums that the table at this address has of them."""
-    for piece in range(table, table + 8 * PIECE_WORDS * number, 8 * PIECE_WORDS):
-        if _checksum(piece) != load_word(piece + 8 * CHECKSUM):
-            return False
-    return True
-
-
 def make_checksum():
     """checksum(thread, threads, block): the threads share the pieces."""
 
-    def checksum(key, arguments):
-        thread, threads, block = arguments
-        first, last = share(load_word(block + 8 * PIECES), thread, threads)
+    def checksum(thread, threads, block):
+        makes = load_word(block, CHANGED) == NOT_KNOWN
+        first, last = share(load_word(block, PIECES), thread, threads)
         for number in range(first, last):
-            piece = load_word(block + 8 * PIECE_TABLE) + 8 * PIECE_WORDS * number
-            store_word(piece + 8 * CHECKSUM, _checksum(piece))
+            piece = load_word(block, PIECE_TABLE) + 8 * PIECE_WORDS * number
+            address, size = load_word(piece, ADDRESS), load_word(piece, BYTES)
+            vectors = size // _VECTOR_BYTES
+            state = _fold(address, vectors)
+            for place in range(address + vectors * _VECTOR_BYTES, address + size, 4):
+                state = _fold_last(state, place)
+            if makes:
+                store_word(piece, CHECKSUM, state)
+            elif state != load_word(piece, CHECKSUM):
+                store_word(block, CHANGED, 1)
 
     return checksum

@@ -3,29 +3,31 @@
 A kernel is a C function of int64 arguments, addresses most of them, and has a name ("formula forward lstm 0 float32").
 Kernels call each other by address, so each is compiled once, however many use it.
 
-Numba's disk cache knows an entry point by its code and the values it closes over. Ours close over a key that carries
-all that the kernel is made from, a hash of this package's sources among it: no edit can run stale code. The key is in
-the names of the cache's files as well: Numba numbers the files of one index, and two processes that add to the same
-index at once may give two kernels the same number.
+The names of a kernel's files in Numba's disk cache carry all that it is made from, a hash of this package's sources
+among it: no edit can run stale code. Nor do kernels share files: Numba numbers those of one index, and two processes
+that add to the same index at once may give two kernels the same number.
 """
 
 import hashlib
+import inspect
 import os
 from functools import cache
 from pathlib import Path
 
-from numba import cfunc, njit, prange, types
+from numba import njit, prange, types
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import overload
 
+from . import checksum
 from . import record as r
 from .affinity import part_company
 from .block import PROCESSORS
-from .checksum import make_checksum, unchanged
+from .checksum import make_checksum
 from .copying import make_copying
 from .formula import make_added_sum, make_formula, make_sums
 from .locks import Lock
-from .options import CACHED, OPTIONS
+from .options import CACHED
 from .packing import make_packing
 from .stage import make_stage
 from .target import target_hash, vector_unit
@@ -48,33 +50,19 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-# kind of kernel: what makes it from the words of its name, and how many int64 arguments it takes; 1 is the address of
-# more of them (see `workers.call`)
+# kind of kernel: what makes its function from the words of its name
 _MAKERS = {
-    "loop": (make_loop, 3),
-    "stage": (make_stage, 1),
-    "formula": (make_formula, 1),
-    "sums": (make_sums, 1),
-    "added_sum": (make_added_sum, 1),
-    "tile": (make_tile, 1),
-    "weight_gradient": (make_weight_gradient, 5),
-    "packing": (make_packing, 3),
-    "checksum": (make_checksum, 3),
-    "copying": (make_copying, 3),
+    "loop": make_loop,
+    "stage": make_stage,
+    "formula": make_formula,
+    "sums": make_sums,
+    "added_sum": make_added_sum,
+    "tile": make_tile,
+    "weight_gradient": make_weight_gradient,
+    "packing": make_packing,
+    "checksum": make_checksum,
+    "copying": make_copying,
 }
-
-
-def _run(key, arguments):
-    raise TypeError("_run is for compiled code")
-
-
-@overload(_run, prefer_literal=True, jit_options=OPTIONS)
-def _choose(key, arguments):
-    """The implementation that the key names; its source hash is only there to tell the cache's entries apart."""
-    if not isinstance(key, types.StringLiteral):
-        return None
-    kind, *words, _ = key.literal_value.split()
-    return _MAKERS[kind][0](*words)
 
 
 _lock = Lock()
@@ -100,9 +88,7 @@ def kernel(name: str) -> int:
         with _lock:
             found = _kernels.get(name)
             if found is None:
-                unit = vector_unit()
-                found = _compile(_MAKERS[name.split()[0]][1], f"{name} {source_hash()}-{unit.bits}x{unit.registers}")
-                _kernels[name] = found
+                found = _kernels[name] = _compile(name)
     return found.address
 
 
@@ -135,47 +121,82 @@ def _files_of_its_own(key):
     return rename
 
 
-def _compile(arity, key):
-    """An entry point that C can call; one for each arity, because Numba needs the parameters spelt out."""
-    if arity == 1:
+class _Cache(FunctionCache):
+    """Numba's disk cache of one kernel, whose files are its own.
 
-        def entry(arguments):
-            _run(key, arguments)
+    Numba would look for what the function closes over as well, but does not know functions again in another process.
+    """
 
-    elif arity == 3:
-
-        def entry(a, b, c):
-            _run(key, (a, b, c))
-
-    elif arity == 5:
-
-        def entry(a, b, c, d, e):
-            _run(key, (a, b, c, d, e))
-
-    else:
-        raise ValueError(f"arity: expected 1, 3 or 5, got {arity}")
-
-    return cfunc(types.void(*[types.int64] * arity), nogil=True, **CACHED)(_files_of_its_own(key)(entry))
+    def _index_key(self, sig, codegen):
+        return sig, codegen.magic_tuple()
 
 
-def _make_run_alone(stamp):
-    @njit("void(int64, int64, int64, int64)", nogil=True, **CACHED)
-    @_files_of_its_own(f"run_alone {source_hash()}")
-    def run_alone(kernel, block, block_bytes, teams):
-        if stamp == 0:  # never: the stamp is here to be closed over, like the keys above
-            return
-        for team in range(teams):
-            call(kernel, (0, 1, block + team * block_bytes))
-
-    return run_alone
+class _Kernel(CFunc):
+    def enable_caching(self):
+        self._cache = _Cache(self._pyfunc)
 
 
-def _make_run_together(stamp):
+def _compile(name):
+    kind, *words = name.split()
+    unit = vector_unit()
+    function = _files_of_its_own(f"{name} {source_hash()}-{unit.bits}x{unit.registers}")(_MAKERS[kind](*words))
+    arguments = (types.int64,) * len(inspect.signature(function).parameters)
+    made = _Kernel(function, (arguments, types.void), {}, {"nogil": True, "error_model": "numpy"})
+    if CACHED["cache"]:
+        made.enable_caching()
+    made.compile()
+    return made
+
+
+@njit("void(int64, int64, int64, int64)", nogil=True, **CACHED)
+@_files_of_its_own(f"run_alone {source_hash()}")
+def run_alone(kernel, block, block_bytes, teams):
+    """Run a kernel on one thread, for each of `teams` blocks, block_bytes apart."""
+    for team in range(teams):
+        call(kernel, (0, 1, block + team * block_bytes))
+
+
+_CHECKSUM_BLOCK = 8 * (r.CHANGED - checksum.CHANGED)  # where it begins in a record, in bytes
+
+
+@njit("boolean(int64)", nogil=True, **CACHED)
+@_files_of_its_own(f"run_filled {source_hash()}")
+def run_filled(record):
+    """Unless weights have changed, fill a block in and run a kernel on it, as the record says (see `record.py`).
+
+    Returns whether it did.
+    """
+    if load_word(record, r.PIECES) > 0:
+        store_word(record, r.CHANGED, 0)
+        call(load_word(record, r.CHECKSUM), (0, 1, record + _CHECKSUM_BLOCK))
+        if load_word(record, r.CHANGED) != 0:
+            return False
+    none = load_word(record, r.NONE)
+    item = load_word(record, r.TUPLE) + r.ITEMS_IN_TUPLE
+    word = record + 8 * load_word(record, r.ARRAY_WORDS)
+    for number in range(load_word(record, r.ARRAYS)):
+        array = load_word(item, number)
+        store_word(word, number, 0 if array == none else load_word(array + r.ADDRESS_IN_ARRAY, 0))
+    block = load_word(record, r.BLOCK)
+    fill = load_word(record, r.FILL_TABLE)
+    for _ in range(load_word(record, r.FILLS)):
+        value = load_word(record + load_word(fill, r.VALUE), 0) + load_word(fill, r.ADDED)
+        store_word(block + load_word(fill, r.PLACE), 0, value)
+        fill += 8 * r.FILL_WORDS
+    kernel = load_word(record, r.KERNEL)
+    block_bytes = load_word(record, r.BLOCK_BYTES)
+    for team in range(load_word(record, r.TEAMS)):
+        call(kernel, (0, 1, block + team * block_bytes))
+    return True
+
+
+@cache
+def together():
+    """The compiled function that `run_together` calls, made when first needed: with it Numba's thread pool starts."""
+
     @njit("int64(int64, int64, int64, int64, int64)", nogil=True, parallel=True, **CACHED)
     @_files_of_its_own(f"run_together {source_hash()}")
     def run_together(kernel, block, block_bytes, teams, team_size):
-        if stamp == 0:
-            return 0
         for worker in prange(teams * team_size):
             team = worker // team_size
             place = block + team * block_bytes
@@ -185,56 +206,13 @@ def _make_run_together(stamp):
         alone = 0
         for team in range(teams):
             place = block + team * block_bytes
-            if load_word(place) < 0:
-                store_word(place, 0)
+            if load_word(place, 0) < 0:
+                store_word(place, 0, 0)
                 call(kernel, (0, 1, place))
                 alone += 1
         return alone
 
     return run_together
-
-
-def _make_run_filled(stamp):
-    @njit("boolean(int64)", nogil=True, **CACHED)
-    @_files_of_its_own(f"run_filled {source_hash()}")
-    def run_filled(record):
-        if stamp == 0:
-            return False
-        if not unchanged(load_word(record + 8 * r.PIECE_TABLE), load_word(record + 8 * r.PIECES)):
-            return False
-        none = load_word(record + 8 * r.NONE)
-        item = load_word(record + 8 * r.TUPLE) + r.ITEMS_IN_TUPLE
-        word = record + 8 * load_word(record + 8 * r.ARRAY_WORDS)
-        for place in range(0, 8 * load_word(record + 8 * r.ARRAYS), 8):
-            array = load_word(item + place)
-            store_word(word + place, 0 if array == none else load_word(array + r.ADDRESS_IN_ARRAY))
-        block = load_word(record + 8 * r.BLOCK)
-        fill = load_word(record + 8 * r.FILL_TABLE)
-        for _ in range(load_word(record + 8 * r.FILLS)):
-            value = load_word(record + load_word(fill + 8 * r.VALUE)) + load_word(fill + 8 * r.ADDED)
-            store_word(block + load_word(fill + 8 * r.PLACE), value)
-            fill += 8 * r.FILL_WORDS
-        kernel = load_word(record + 8 * r.KERNEL)
-        block_bytes = load_word(record + 8 * r.BLOCK_BYTES)
-        for team in range(load_word(record + 8 * r.TEAMS)):
-            call(kernel, (0, 1, block + team * block_bytes))
-        return True
-
-    return run_filled
-
-
-_stamp = int(source_hash()[:15], 16) | 1
-# (kernel, block, block_bytes, teams): run a kernel on one thread, for each of `teams` blocks, block_bytes apart
-run_alone = _make_run_alone(_stamp)
-# (record): unless weights have changed, fill a block in and run a kernel on it, as the record says (see `record.py`);
-# returns whether it did
-run_filled = _make_run_filled(_stamp)
-
-
-@cache
-def together():
-    """The compiled function that `run_together` calls, made when first needed: with it Numba's thread pool starts."""
-    return _make_run_together(_stamp)
 
 
 def run_together(kernel: int, block: int, block_bytes: int, teams: int, team_size: int) -> int:

@@ -43,28 +43,27 @@ def _copy(typing, target, source, size):
 @njit(**INNER)
 def rows_before(starts, batch, step):
     """How many rows the steps before `step` have; starts 0: the whole batch each."""
-    return step * batch if starts == 0 else load_word(starts + 8 * (step + 1))
+    return step * batch if starts == 0 else load_word(starts, step + 1)
 
 
 def make_copying():
     """copy(thread, threads, block): the threads share the target's rows."""
 
-    def copy(key, arguments):
-        thread, threads, block = arguments
-        steps = load_word(block + 8 * STEPS)
-        batch = load_word(block + 8 * BATCH)
-        size = load_word(block + 8 * ROW_BYTES)
-        starts = load_word(block + 8 * TARGET_STARTS)
-        order = load_word(block + 8 * ORDER)
-        source_row = load_word(block + 8 * SOURCE_ROW)
-        source_starts = load_word(block + 8 * SOURCE_STARTS)
-        source_steps = load_word(block + 8 * SOURCE_STEPS)
+    def copy(thread, threads, block):
+        steps = load_word(block, STEPS)
+        batch = load_word(block, BATCH)
+        size = load_word(block, ROW_BYTES)
+        starts = load_word(block, TARGET_STARTS)
+        order = load_word(block, ORDER)
+        source_row = load_word(block, SOURCE_ROW)
+        source_starts = load_word(block, SOURCE_STARTS)
+        source_steps = load_word(block, SOURCE_STEPS)
         first, last = share(rows_before(starts, batch, steps), thread, threads)
         for step in range(steps):
             begin = rows_before(starts, batch, step)
             end = rows_before(starts, batch, step + 1)
-            step_there = step + load_word(block + 8 * SHIFT)
-            source = load_word(block + 8 * SOURCE)
+            step_there = step + load_word(block, SHIFT)
+            source = load_word(block, SOURCE)
             there = 0
             if 0 <= step_there < source_steps:
                 before = rows_before(source_starts, batch, step_there)
@@ -73,11 +72,11 @@ def make_copying():
             for number in range(max(first, begin), min(last, end)):
                 row = number - begin
                 if order != 0:
-                    row = load_word(order + 8 * row)
+                    row = load_word(order, row)
                 if row < there:
                     place = source + row * source_row
                 else:
-                    place = load_word(block + 8 * OTHER) + row * load_word(block + 8 * OTHER_ROW)
-                _copy(load_word(block + 8 * TARGET) + number * size, place, size)
+                    place = load_word(block, OTHER) + row * load_word(block, OTHER_ROW)
+                _copy(load_word(block, TARGET) + number * size, place, size)
 
     return copy

@@ -161,6 +161,12 @@ def make_added_sum(dtype: str):
     return _make(dtype, (0,), (1,), (2,), same, same, plus_direct)
 
 
+@cache
+def _inlined(function):
+    """Compiled once for all formulas that it is part of."""
+    return njit(**INNER)(function)
+
+
 def _make(dtype, begins, reads, writes, start, activate, finish):
     """A formula that reads and writes these plane numbers of the work table, and has a sum for each of `begins`.
 
@@ -179,12 +185,10 @@ def _make(dtype, begins, reads, writes, start, activate, finish):
     needed = tuple(dict.fromkeys(reads + writes))
     needed_places, fetch = row_places(needed), plane_fetcher(len(needed))
     put, get = scratch_access(dtype, lanes, len(begins))
-    start = njit(**INNER)(start)
-    activate_sums = njit(**INNER)(activate)
-    finish_sums = njit(**INNER)(finish)
+    start, activate_sums, finish_sums = _inlined(start), _inlined(activate), _inlined(finish)
     activates = activate is not same
 
-    def formula(key, arguments):
+    def formula(arguments):
         part, table, first_row, last_row, first_group, last_group, units, place = arguments_at(arguments, 8)
         if part == BEGIN:
             for row in range(first_row, last_row):

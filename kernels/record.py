@@ -17,10 +17,14 @@ ARRAYS = 7  # how many arrays there are, and
 ARRAY_WORDS = 8  # from which word of the record on their addresses are put; 0 for None
 WORK = 9  # address of the kernels' scratch memory
 ZERO = 10  # is 0
-PIECES = 11  # how many pieces of memory must not have changed, else nothing is done
-PIECE_TABLE = 12  # address of their table (see `checksum.py`)
-TUPLE = 13  # address of the tuple of arrays
-VALUES = 14  # numbers that are filled in
+CHECKSUM = (
+    11  # address of the kernel that looks whether memory has changed; its argument block ends with the next three
+)
+CHANGED = 12
+PIECES = 13  # how many pieces of memory must not have changed, else nothing is done
+PIECE_TABLE = 14  # address of their table (see `checksum.py`)
+TUPLE = 15  # address of the tuple of arrays
+VALUES = 16  # numbers that are filled in
 
 # of an entry of the fill table
 PLACE = 0  # where in the blocks, in bytes

@@ -167,15 +167,15 @@ def make_stage():
                 other_packed + following * other_step, other_step, fetched, turn,
             )  # fmt: skip
 
-    def stage(key, arguments):
+    def stage(arguments):
         given = arguments_at(arguments, 16)
         recipe, table, first_row, rows, units, first_group, last_group = given[:7]
         x, x_stride, x_packed, x_depth, operand, operand_stride, packed, depth, scratch = given[7:]
-        formula, tile = load_word(recipe + 8 * b.FORMULA), load_word(recipe + 8 * b.TILE)
-        sums, multiplied = load_word(recipe + 8 * b.SUMS), load_word(recipe + 8 * b.MULTIPLIED)
+        formula, tile = load_word(recipe, b.FORMULA), load_word(recipe, b.TILE)
+        sums, multiplied = load_word(recipe, b.SUMS), load_word(recipe, b.MULTIPLIED)
         each, parts_of_unit, most_rows = shapes[multiplied, 0], shapes[multiplied, 1], shapes[multiplied, 2]
         unit_bytes = sums * vector_bytes
-        sums_of = (tile, load_word(recipe + 8 * b.NUMBER_BYTES), sums, each, parts_of_unit)
+        sums_of = (tile, load_word(recipe, b.NUMBER_BYTES), sums, each, parts_of_unit)
         if rows <= 0:
             return
         tiles = rounded_up(rows, most_rows)

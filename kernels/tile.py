@@ -188,7 +188,7 @@ def make_tile(sums: str, dtype: str):
 
         return types.void(types.int64, types.int64), lower
 
-    def tile(key, arguments):
+    def tile(arguments):
         rows, groups = arguments_at(arguments, 2)
         choose((rows << 8) + groups, arguments)
 

@@ -86,15 +86,13 @@ def make_weight_gradient(dtype: str):
     @njit(**OPTIONS)
     def pack_operand(product, start, rows, all_rows, sign, target, group_bytes):
         """Rows start .. start + rows - 1, as they are taken, of a product's operand to (groups, rows, lanes)."""
-        units = load_word(product + 8 * UNITS)
-        edge_rows = load_word(product + 8 * EDGE_ROWS)
+        units = load_word(product, UNITS)
+        edge_rows = load_word(product, EDGE_ROWS)
         edge = all_rows - edge_rows
-        operand, row = in_order(load_word(product + 8 * OPERAND), load_word(product + 8 * OPERAND_ROW), all_rows, sign)
+        operand, row = in_order(load_word(product, OPERAND), load_word(product, OPERAND_ROW), all_rows, sign)
         inner = min(max(edge - start, 0), rows)
         pack_rows(operand + start * row, row, units, inner, target, group_bytes)
-        operand, row = in_order(
-            load_word(product + 8 * EDGE_OPERAND), load_word(product + 8 * EDGE_ROW), edge_rows, sign
-        )
+        operand, row = in_order(load_word(product, EDGE_OPERAND), load_word(product, EDGE_ROW), edge_rows, sign)
         pack_rows(
             operand + (start + inner - edge) * row, row, units, rows - inner, target + inner * vector_bytes, group_bytes
         )
@@ -194,29 +192,28 @@ def make_weight_gradient(dtype: str):
                 row += height
             group += groups
 
-    def add(key, arguments):
-        tile, job, thread, threads, scratch = arguments
-        first, last = share(load_word(job + 8 * WIDTH), thread, threads)
+    def add(tile, job, thread, threads, scratch):
+        first, last = share(load_word(job, WIDTH), thread, threads)
         if first == last:
             return
-        products = load_word(job + 8 * PRODUCTS)
-        all_rows = load_word(job + 8 * ROWS)
-        sign = load_word(job + 8 * SIGN)
-        gate, gate_row = in_order(load_word(job + 8 * GATE), load_word(job + 8 * GATE_ROW), all_rows, sign)
-        bias = load_word(job + 8 * BIAS)
-        kept = load_word(job + 8 * OPEN)
-        before = load_word(job + 8 * BEFORE)
+        products = load_word(job, PRODUCTS)
+        all_rows = load_word(job, ROWS)
+        sign = load_word(job, SIGN)
+        gate, gate_row = in_order(load_word(job, GATE), load_word(job, GATE_ROW), all_rows, sign)
+        bias = load_word(job, BIAS)
+        kept = load_word(job, OPEN)
+        before = load_word(job, BEFORE)
         start = 0
         while start < all_rows:
             rows = min(BLOCK_ROWS - before, all_rows - start)
             goes_on = before > 0
-            closes = before + rows == BLOCK_ROWS or load_word(job + 8 * MORE) == 0
+            closes = before + rows == BLOCK_ROWS or load_word(job, MORE) == 0
             group_bytes = rows * vector_bytes + _APART
             turned = scratch
             for number in range(products):
                 product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
                 pack_operand(product, start, rows, all_rows, sign, turned, group_bytes)
-                turned += ((load_word(product + 8 * UNITS) + lanes - 1) // lanes) * group_bytes
+                turned += ((load_word(product, UNITS) + lanes - 1) // lanes) * group_bytes
             totals = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
             sums = totals + (_WIDTH_AT_ONCE + lanes) * size
             for part in range(first, last, _WIDTH_AT_ONCE):
@@ -229,8 +226,8 @@ def make_weight_gradient(dtype: str):
                 operand = scratch
                 for number in range(products):
                     product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
-                    units = load_word(product + 8 * UNITS)
-                    out = load_word(product + 8 * OUT) + part * units * size
+                    units = load_word(product, UNITS)
+                    out = load_word(product, OUT) + part * units * size
                     add_block(tile, turned, width, operand, rows, units, out, sums, kept, goes_on, closes)
                     operand += ((units + lanes - 1) // lanes) * group_bytes
             gate += rows * gate_row

@@ -18,25 +18,29 @@ from .simd import I64, declare, pointer
 MOST_IN_REGISTERS = 6
 
 
-@intrinsic
-def load_word(typing, address):
-    """The int64 at a byte address."""
-
-    def lower(context, builder, sig, args):
-        return builder.load(pointer(builder, args[0], I64), typ=I64)
-
-    return types.int64(types.int64), lower
+def _place_of_word(builder, address, number):
+    return pointer(builder, builder.add(address, builder.mul(number, ir.Constant(I64, 8))), I64)
 
 
 @intrinsic
-def store_word(typing, address, value):
-    """Write an int64 at a byte address."""
+def load_word(typing, address, number):
+    """The int64 that is the `number`th at a byte address."""
 
     def lower(context, builder, sig, args):
-        builder.store(args[1], pointer(builder, args[0], I64))
+        return builder.load(_place_of_word(builder, *args), typ=I64)
+
+    return types.int64(types.int64, types.int64), lower
+
+
+@intrinsic
+def store_word(typing, address, number, value):
+    """Write the int64 that is the `number`th at a byte address."""
+
+    def lower(context, builder, sig, args):
+        builder.store(args[2], _place_of_word(builder, *args[:2]))
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), lower
+    return types.void(types.int64, types.int64, types.int64), lower
 
 
 @intrinsic
