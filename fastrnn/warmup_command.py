@@ -25,12 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the options say. Returns the exit status: 1 if compiled kernels cannot be kept."""
-    try:
-        problem = _warm_up(arguments)
-    except BrokenPipeError:  # nobody reads on, which is no problem of the cache
-        raise
-    except OSError as error:  # the disk may be full, say
-        problem = str(error)
+    problem = _warm_up(arguments)
     if problem:
         print(f"python -m fastrnn warmup: error: {problem}", file=sys.stderr)
         return 1
@@ -40,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _warm_up(arguments: argparse.Namespace) -> str | None:
     """Compile, and say so; what stands in the way, if anything does."""
     start = time.perf_counter()
-    from .kernels import compiled
+    from .kernels import compiled, disk_cache
 
     problem = _no_folder(compiled.cache_folder())
     if problem:
@@ -51,6 +46,9 @@ def _warm_up(arguments: argparse.Namespace) -> str | None:
         before = time.perf_counter()
         work()
         _show(title, compiled.origins(), shown, time.perf_counter() - before, arguments.verbose)
+        problem = disk_cache.problem()  # the disk may be full, say
+        if problem:
+            return problem
     origins = compiled.origins()
     found = sum(origins.values())
     print(f"{len(origins) - found} kernels compiled, {found} were in the cache ({time.perf_counter() - start:.1f} s)")

@@ -1,21 +1,15 @@
-"""Compiled kernels: made when first called for, cached on disk, and how to run them.
+"""Compiled kernels: made when first called for, kept on disk, and how to run them.
 
 A kernel is a C function of int64 arguments, addresses most of them, and has a name ("formula forward lstm 0 float32").
 Kernels call each other by address, so each is compiled once, however many use it.
-
-The names of a kernel's files in Numba's disk cache carry all that it is made from, a hash of this package's sources
-among it: no edit can run stale code. Nor do kernels share files: Numba numbers those of one index, and two processes
-that add to the same index at once may give two kernels the same number.
 """
 
-import hashlib
 import inspect
 import os
 from functools import cache
 from pathlib import Path
 
-from numba import njit, prange, types
-from numba.core.caching import FunctionCache
+from numba import prange, types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -25,12 +19,11 @@ from .affinity import part_company
 from .block import PROCESSORS
 from .checksum import make_checksum
 from .copying import make_copying
+from .disk_cache import files_of, kept
 from .formula import make_added_sum, make_formula, make_sums
 from .locks import Lock
-from .options import CACHED
 from .packing import make_packing
 from .stage import make_stage
-from .target import target_hash, vector_unit
 from .tile import make_tile
 from .time_loops import make_loop
 from .weight_gradient import make_weight_gradient
@@ -38,16 +31,6 @@ from .workers import call, gather, load_word, store_word
 
 # importing it makes the gate functions known for vectors
 from . import elementary  # noqa: F401  # isort: skip
-
-
-@cache
-def source_hash() -> str:
-    """Of all sources that the kernels are made from."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 # kind of kernel: what makes its function from the words of its name
@@ -108,48 +91,21 @@ def origins() -> dict[str, bool]:
 
 def cache_folder() -> Path | None:
     """Where compiled kernels are kept, or None where no folder can be written to."""
-    return Path(run_alone.stats.cache_path) if CACHED["cache"] else None
-
-
-def _files_of_its_own(key):
-    """A decorator: the function's files in the cache carry this key in their names."""
-
-    def rename(function):
-        function.__qualname__ = f"{key} {target_hash()}".replace(" ", "_")
-        return function
-
-    return rename
-
-
-class _Cache(FunctionCache):
-    """Numba's disk cache of one kernel, whose files are its own.
-
-    Numba would look for what the function closes over as well, but does not know functions again in another process.
-    """
-
-    def _index_key(self, sig, codegen):
-        return sig, codegen.magic_tuple()
-
-
-class _Kernel(CFunc):
-    def enable_caching(self):
-        self._cache = _Cache(self._pyfunc)
+    folder = run_alone.stats.cache_path
+    return None if folder is None else Path(folder)
 
 
 def _compile(name):
     kind, *words = name.split()
-    unit = vector_unit()
-    function = _files_of_its_own(f"{name} {source_hash()}-{unit.bits}x{unit.registers}")(_MAKERS[kind](*words))
+    function = _MAKERS[kind](*words)
     arguments = (types.int64,) * len(inspect.signature(function).parameters)
-    made = _Kernel(function, (arguments, types.void), {}, {"nogil": True, "error_model": "numpy"})
-    if CACHED["cache"]:
-        made.enable_caching()
+    made = CFunc(function, (arguments, types.void), {}, {"nogil": True, "error_model": "numpy"})
+    made._cache = files_of(function, name)
     made.compile()
     return made
 
 
-@njit("void(int64, int64, int64, int64)", nogil=True, **CACHED)
-@_files_of_its_own(f"run_alone {source_hash()}")
+@kept("void(int64, int64, int64, int64)", nogil=True)
 def run_alone(kernel, block, block_bytes, teams):
     """Run a kernel on one thread, for each of `teams` blocks, block_bytes apart."""
     for team in range(teams):
@@ -159,8 +115,7 @@ def run_alone(kernel, block, block_bytes, teams):
 _CHECKSUM_BLOCK = 8 * (r.CHANGED - checksum.CHANGED)  # where it begins in a record, in bytes
 
 
-@njit("boolean(int64)", nogil=True, **CACHED)
-@_files_of_its_own(f"run_filled {source_hash()}")
+@kept("boolean(int64)", nogil=True)
 def run_filled(record):
     """Unless weights have changed, fill a block in and run a kernel on it, as the record says (see `record.py`).
 
@@ -194,8 +149,7 @@ def run_filled(record):
 def together():
     """The compiled function that `run_together` calls, made when first needed: with it Numba's thread pool starts."""
 
-    @njit("int64(int64, int64, int64, int64, int64)", nogil=True, parallel=True, **CACHED)
-    @_files_of_its_own(f"run_together {source_hash()}")
+    @kept("int64(int64, int64, int64, int64, int64)", nogil=True, parallel=True)
     def run_together(kernel, block, block_bytes, teams, team_size):
         for worker in prange(teams * team_size):
             team = worker // team_size

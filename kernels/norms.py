@@ -3,12 +3,12 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from .options import CACHED, IN_ANY_ORDER
+from .disk_cache import kept
+from .options import IN_ANY_ORDER
 
 # sums of squares are read to a few digits
-_compiled = njit(**IN_ANY_ORDER, **CACHED)
+_compiled = kept(**IN_ANY_ORDER)
 
 # within these, no square of a sum lost its digits to underflow, and none overflowed
 _SMALLEST, _LARGEST = 1e-280, 1e300

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from fastrnn import warmup_command
-from fastrnn.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,15 +69,15 @@ print(json.dumps({"folder": str(compiled.cache_folder()), "loaded": compiled.ori
 HASHES = """
 import json
 from pathlib import Path
-from fastrnn.kernels import compiled
+from fastrnn.kernels import disk_cache
 
 hashes = {}
-for path in sorted(Path(compiled.__file__).parent.glob("*.py")):
+for path in sorted(Path(disk_cache.__file__).parent.glob("*.py")):
     before = path.read_bytes()
     path.write_bytes(before + b"#")
-    hashes[path.name] = compiled.source_hash.__wrapped__()
+    hashes[path.name] = disk_cache.source_hash.__wrapped__()
     path.write_bytes(before)
-print(json.dumps({"unchanged": compiled.source_hash.__wrapped__(), **hashes}))
+print(json.dumps({"unchanged": disk_cache.source_hash.__wrapped__(), **hashes}))
 """
 
 
@@ -201,16 +200,47 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, 
     )
 
 
-def test_a_full_disk_is_an_error_of_the_warm_up(monkeypatch, capsys):
-    def fill():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cache/kernel.nbc")
+def no_file_larger_than(size):
+    """To be called in a child: its files are cut off there, with an error like that of a full disk."""
+    import resource
 
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr(warmup_command, "_passes", lambda arguments: [("threads", fill)])
-    assert main(["warmup"]) == 1
-    error = capsys.readouterr().err
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files has no limit there")
+def test_with_a_full_disk_kernels_are_compiled_anew_and_a_warning_says_so(package, tmp_path):
+    options = {
+        "cwd": package,
+        "env": environment(package, NUMBA_CACHE_DIR=str(tmp_path)),
+        "preexec_fn": lambda: no_file_larger_than(1000),
+        "capture_output": True,
+        "text": True,
+    }
+    done = subprocess.run([sys.executable, "-c", PROGRAM], **options)
+    found = json.loads(done.stdout)
+    assert found["y"] == pytest.approx(0.6351490, abs=1e-6)
+    assert done.stderr.count("RuntimeWarning: fastrnn: compiled kernels cannot be kept on disk") == 1
+    assert "NUMBA_CACHE_DIR" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "fastrnn", "warmup", *RNN], **options)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
     assert error.startswith("python -m fastrnn warmup: error: ")
-    assert error.endswith("'cache/kernel.nbc'\n")
+    assert os.strerror(errno.EFBIG) in error
+
+
+@pytest.mark.parametrize("damage", [b"", b"no pickle", None])
+def test_a_damaged_file_of_the_cache_is_as_none(package, tmp_path, damage):
+    """None: one that must not be read."""
+    if damage is None and os.name == "posix" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first = result(start(package, PROGRAM, **folder))
+    for pattern in ("*stage*.nbc", "*run_alone*.nbi"):
+        (path,) = tmp_path.glob(f"kernels_*/{pattern}")
+        path.chmod(0) if damage is None else path.write_bytes(damage)
+    again = result(start(package, PROGRAM, **folder))
+    assert again["y"] == first["y"]
+    assert {name for name, found in again["loaded"].items() if not found} == {"stage", "run alone"}
 
 
 def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):

@@ -106,7 +106,7 @@ def test_kernels_import_each_other_relatively():
 
 
 def test_the_hash_of_the_sources_covers_all_that_cpu_kernels_are_made_from():
-    """`compiled.source_hash` reads the folder it lies in, without those below."""
+    """`disk_cache.source_hash` reads the folder it lies in, without those below."""
     reached, more = set(), {"fastrnn.kernels.compiled"}
     while more:
         module = more.pop()

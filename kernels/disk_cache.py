@@ -1,0 +1,91 @@
+"""Compiled code on disk: Numba's cache, in files of our own naming, and without it where there is no place for them.
+
+The names carry all that a function is made from, a hash of this package's sources among it: no edit can run stale code.
+Nor do functions share files: Numba numbers those of one index, and two processes that add to the same index at once may
+give two functions the same number.
+"""
+
+import hashlib
+import pickle
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from numba import njit
+from numba.core.caching import FunctionCache, NullCache
+
+from .target import target_hash
+
+# what keeps compiled code from being written, or found; the first time only
+_problems: list[str] = []
+
+
+@cache
+def source_hash() -> str:
+    """Of all sources that the kernels are made from."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def problem() -> str | None:
+    """Why compiled code is not kept, if anything stood in the way so far."""
+    return _problems[0] if _problems else None
+
+
+def _not_kept(why: object) -> None:
+    if not _problems:
+        _problems.append(str(why))
+        warnings.warn(
+            f"fastrnn: compiled kernels cannot be kept on disk ({why}), so every process compiles its own, which takes "
+            "seconds; the environment variable NUMBA_CACHE_DIR can name another folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+class _Files(FunctionCache):
+    def _index_key(self, sig, codegen):
+        """Not also by what a function closes over: among that are functions, which no other process would recognise."""
+        return sig, codegen.magic_tuple()
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            with suppress(OSError):
+                self.flush()  # what cannot be read, or is damaged, is as if it were not there
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _not_kept(error)
+
+
+def files_of(function, name: str):
+    """Numba's cache of this function, in files of its own; `name` says what is made from the sources."""
+    function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
+    try:
+        return _Files(function)
+    except (OSError, RuntimeError) as error:  # there is no folder
+        _not_kept(error)
+        return NullCache()
+
+
+def kept(*signature, **options):
+    """A decorator for what is called from Python: compiled for this signature at once; or, without one, when called."""
+
+    def decorate(function):
+        dispatcher = njit(**options)(function)
+        dispatcher._cache = files_of(function, function.__name__)  # what `cache=True` does, with other files
+        if signature:
+            dispatcher.compile(*signature)
+            dispatcher.disable_compile()
+        return dispatcher
+
+    return decorate
