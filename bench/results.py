@@ -26,7 +26,6 @@ A competitor in neither `timings` nor `refused` cannot do that case.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from bench.cases import Case
 from bench.competitors import COMPETITORS, OURS
 from bench.roofline import Limits
 from bench.timing import Timing
+from fastrnn.files import new_file
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -82,9 +82,8 @@ class Results:
 def write(data: dict, path: Path) -> Path:
     """Write a results file in one step, so that a run that is interrupted leaves a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.part")
-    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with new_file(path) as file:
+        file.write((json.dumps(data, indent=1) + "\n").encode())
     return path
 
 

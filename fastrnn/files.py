@@ -74,7 +74,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     What is no regular file, as a device, is written to; a link stays one.
     """
     target = os.path.realpath(path)
-    partial = f"{target}.{os.getpid()}-{threading.get_ident()}.partial"  # others may be writing there too
+    # others may be writing there too, and the name itself may be as long as names can be
+    partial = os.path.join(os.path.dirname(target), f".{os.getpid()}-{threading.get_ident()}.partial")
     if os.path.exists(target) and not (os.path.isfile(target) and os.access(os.path.dirname(target), os.W_OK)):
         whole = io.BytesIO()
         yield whole

@@ -95,9 +95,9 @@ class _Recurrent:
         """Options that can be changed are checked as in the constructor; AttributeError for the others."""
         if name == "dropout":
             value = validation.probability(name, value)
-        elif name == "batch_first":
+        elif name in ("batch_first", "training"):
             value = validation.flag(name, value)
-            if "_layout" in self.__dict__:  # a new one: a `Backward` keeps that of its run
+            if name == "batch_first" and "_layout" in self.__dict__:  # a new one: a `Backward` keeps that of its run
                 self._layout = copy.copy(self._layout)
                 self._layout.batch_first = value
         elif name in _FIXED and name in self.__dict__:

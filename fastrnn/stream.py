@@ -49,13 +49,14 @@ class Stream(FrameByFrame):
         self._turn = 0
         self._x = np.zeros(self._shape, self.dtype)
         self._outputs = [self._h[turn, -1] for turn in range(2)]
+        self._flat_outputs = [y[0] for y in self._outputs] if B == 1 else self._outputs
         steps = _CpuSteps if layer.backend == "cpu" else _ReferenceSteps
         self._run = steps(layer, self._x, self._h, self._c).run
 
     def step(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,).
 
-        With `out`, an array of that shape, the result is written there, and no array is made. TypeError and
+        With `out`, an array of that shape, the result is written there, and no memory is taken. TypeError and
         ValueError as in calling the layer; the state is then unchanged.
         """
         if (
@@ -64,9 +65,7 @@ class Stream(FrameByFrame):
             or (x.shape != self._shape and x.shape != self._flat_shape)
         ):
             self._check("x", x, self._shape, self._flat_shape)
-        y = self._outputs[1 - self._turn]
-        if x.ndim == 1:
-            y = y[0]
+        y = (self._outputs if x.ndim == 2 else self._flat_outputs)[1 - self._turn]
         if out is not None and (
             type(out) is not np.ndarray or out.dtype != self.dtype or out.shape != y.shape or not out.flags.writeable
         ):

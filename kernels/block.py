@@ -37,7 +37,7 @@ SCRATCH = 20  # address of (threads, SCRATCH_BYTES)
 SCRATCH_BYTES = 21
 STAGE_KERNEL = 22  # of all stages, see `stage.py`
 STAGES = 23  # 1 or 2 stages a step; each is described by the words
-STAGE_TABLE = 24  # at STAGE_TABLE + 8 * number:
+STAGE_TABLE = 24  # at STAGE_TABLE + STAGE_WORDS * number:
 FORMULA, TILE, SUMS, MULTIPLIED, NUMBER_BYTES = range(5)  # the recipe of a stage: addresses of kernels, and numbers
 STAGE_UNITS, STAGE_OPERAND, STAGE_MATRIX, STAGE_DEPTH = range(5, 9)
 # after a recipe: units, number of the plane multiplied, packed matrix, depth

@@ -30,7 +30,7 @@ BEFORE = 6  # how many rows of the open block earlier calls have taken, less tha
 MORE = 7  # 1 if a later call will go on: an unfinished block is left open; else 0
 OPEN = 8  # bytes from a place in the results, biases too, to where the open block's chain is kept; 0 if never used
 PRODUCTS = 9  # 1 or 2 products, each described by the words
-PRODUCT = 10  # at PRODUCT + 8 * number:
+PRODUCT = 10  # at PRODUCT + PRODUCT_WORDS * number:
 OPERAND, OPERAND_ROW, UNITS, OUT, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = range(7)
 # what is multiplied, (rows, units): address of row 0, bytes from row to row, units
 # address of the gradient, (width, units), contiguous; added to

@@ -136,7 +136,7 @@ def load_arguments(builder, address, number):
 
     One by one, which atomic loads see to: several copied at once as a vector would wait until the caller's stores of
     single words have left the processor's store buffer, and those wait for all the arithmetic before them. (Numba's
-    entry points copy what does not fit into registers so: a call of a tile took 45 cycles more, Zen 3.)
+    entry points copy what does not fit into registers so: a call of a tile took three times as long, Zen 3.)
     """
     places = [builder.add(address, ir.Constant(I64, 8 * place)) for place in range(number)]
     return [builder.load_atomic(pointer(builder, place, I64), "monotonic", 8) for place in places]

@@ -243,6 +243,9 @@ def test_backward_names_the_shape_the_caller_sees(make):
 def test_train_refuses_what_is_not_a_flag(make, mode):
     layer = make(fastrnn.RNN)
     _assert_refused(layer, lambda layer: layer.train(mode), TypeError, "mode: expected True or False, got")
+    with pytest.raises(TypeError, match="training: expected True or False, got"):
+        layer.training = mode
+    assert layer.training is True
 
 
 # Parameters

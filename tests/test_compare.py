@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
@@ -392,6 +393,17 @@ def test_results_are_written_in_one_step(tmp_path, monkeypatch):
         write(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_several_may_write_one_file(tmp_path):
+    def write_often(number):
+        for _ in range(50):
+            write(tmp_path / "job.json", {"from": number})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, range(4)))
+    assert json.loads((tmp_path / "job.json").read_text())["from"] in range(4)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_store_gives_back_what_it_took(tmp_path):

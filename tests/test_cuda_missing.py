@@ -13,7 +13,7 @@ import fastrnn
 from fastrnn.__main__ import main
 from fastrnn.cuda import requirements
 
-INSTALL = re.escape("pip install 'fastrnn[cuda]'")
+INSTALL = re.escape("pip install -e '.[cuda]'")
 
 
 class Driver:

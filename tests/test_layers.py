@@ -734,6 +734,12 @@ def test_links_and_devices_stay_what_they_are(make, tmp_path):
     assert pipe.is_fifo()
 
 
+def test_a_files_name_may_be_as_long_as_names_can_be(make, tmp_path):
+    path = tmp_path / ("n" * 251 + ".npz")
+    make(I, H).save(path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
 def test_saved_files_hold_plain_arrays(make, tmp_path):
     layer = make(I, H, 2)
     layer.save(tmp_path / "layer.npz")

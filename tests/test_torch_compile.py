@@ -1,6 +1,8 @@
 """The modules of fastrnn.torch under torch.compile: whole in one graph, and the same results as without."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -360,3 +362,26 @@ def test_pytorchs_own_layers_still_leave_the_graph():
     with pytest.raises(torch._dynamo.exc.Unsupported):
         compiled(torch.nn.LSTM(4, 7))(torch.zeros(5, 3, 4))
     compiled(fast.LSTM(4, 7))(torch.zeros(5, 3, 4))
+
+
+IN_ORDER = """
+import sys
+import torch
+{first}
+import fastrnn.torch
+loaded = "torch._dynamo" in sys.modules
+assert loaded is {expected}
+lstm = fastrnn.torch.LSTM(3, 4)
+x = torch.ones(2, 1, 3)
+y = torch.compile(lstm, fullgraph=True, backend="eager")(x)[0]
+torch.testing.assert_close(y, lstm(x)[0])
+model = torch.nn.Sequential(fastrnn.torch.GRU(3, 4))
+assert torch.compile(model, backend="eager")(torch.nn.utils.rnn.pack_sequence([x[:, 0]]))[0].data.shape == (2, 4)
+"""
+
+
+@pytest.mark.parametrize(("first", "expected"), [("", False), ("import torch._dynamo", True)])
+def test_who_compiles_nothing_does_not_import_the_compiler(first, expected):
+    """It takes as long to import as all of PyTorch; whoever imports it, it traces our modules."""
+    program = IN_ORDER.format(first=first, expected=expected)
+    subprocess.run([sys.executable, "-c", program], check=True)

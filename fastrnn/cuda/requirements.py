@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-INSTALL = "pip install 'fastrnn[cuda]'"
+INSTALL = "pip install -e '.[cuda]'"
 
 
 class CudaUnavailable(RuntimeError):

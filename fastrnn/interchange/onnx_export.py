@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import validation
+from fastrnn.files import new_file
 
 from .layouts import ONNX_GATES, Layer, family, weights_of
 
@@ -45,7 +46,8 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
     )
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
-        onnx.save_model(model, path)
+        with new_file(path) as file:
+            onnx.save_model(model, file)
     return model
 
 

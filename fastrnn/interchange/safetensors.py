@@ -57,7 +57,7 @@ def load_safetensors(
         header = parsed_header(metadata[_KEY])
         tensors = {name: _Tensor(file, name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         kinds = {kind.__name__: kind for kind in CLASSES.values()}
-        if header["class"] not in kinds:
+        if not isinstance(header["class"], str) or header["class"] not in kinds:
             raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
         layer = layer_of(header, kinds[header["class"]], device=device, seed=seed, backend=backend)
         layer.load_state_dict(tensors)

@@ -22,9 +22,11 @@ def kernels_may_run() -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
 def transforms_in_graph() -> bool:
-    """Whether what torch.compile is tracing is under a transform of torch.func: our operators have rules for none."""
+    """Whether what torch.compile is tracing is under a transform of torch.func: our operators have rules for none.
+
+    To it a constant (see `dynamo.py`), as is `one_dnn_runs`.
+    """
     return torch._C._are_functorch_transforms_active()
 
 
@@ -51,7 +53,6 @@ def autocast_applies(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and torch.is_autocast_enabled("cpu")
 
 
-@torch.compiler.assume_constant_result
 def one_dnn_runs(dtype: torch.dtype) -> bool:
     """Whether torch.nn takes oneDNN's LSTM for inputs of that dtype."""
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -51,7 +51,6 @@ class _Recurrent(torch.nn.RNNBase):
         """What torch.jit.script compiles in place of this."""
         return as_torch_nn(self)
 
-    @torch.compiler.disable
     def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
         return self.forward(input, hx)
 
@@ -158,4 +157,4 @@ class RNN(_Recurrent, torch.nn.RNN):
     """torch.nn.RNN on the kernels of fastrnn. Arguments, attributes and results are the same."""
 
 
-let_dynamo_trace(_Recurrent)
+let_dynamo_trace(_Recurrent, outside_graph="_forward_outside_graph")

@@ -25,7 +25,7 @@ _DRAWN, _HEAD, _JUDGED = 1, 2, 3  # beside the seed: of what is learnt from, of 
 
 
 class Learner(Protocol):
-    """What `fastrnn.experiments.compare.training` trains and judges."""
+    """What `jobs` trains, by the loop of `experiments.training`, and judges."""
 
     hidden: int
     num_parameters: int

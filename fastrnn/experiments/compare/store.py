@@ -5,11 +5,12 @@ jobs/NAME.json     one job's result, written when it is done
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fastrnn.files import new_file
 
 FORMAT = 1
 DIGITS = 4  # significant, of the numbers in files
@@ -61,13 +62,8 @@ class Store:
 
 def write(path: Path, content: Any) -> None:
     """Write JSON in one step."""
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        partial.write_text(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with new_file(path) as file:
+        file.write((json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n").encode())
 
 
 def plain(value: Any) -> Any:
