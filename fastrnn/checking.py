@@ -81,7 +81,7 @@ def check(
     """
     if not isinstance(layer, _Recurrent):
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {validation.full_name(layer)}")
-    recompute = layer._recompute(recompute)
+    recompute = layer._checked_recompute(recompute)
     seed = validation.size("seed", seed, least=0)
     if layer.device == "cuda":
         return _check_on_device(layer, x, state, lengths, seed)
@@ -95,7 +95,6 @@ def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, 
     from .cuda.on_host import on_host
 
     refuse(lengths)
-    assert layer._network is not None
     DeviceLayout(layer._network, kind_of("x", x)).inputs(x, state)  # refuses what calling the layer would
     if state is not None:
         state = tuple(map(on_host, state)) if isinstance(state, tuple | list) else on_host(state)
@@ -145,7 +144,7 @@ def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: L
 
 def inputs_of(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Inputs:
     """What `check` runs a layer on; random where it is not given."""
-    layout = layer._layout
+    layout = layer._network.layout
     inside, zeros, batched = layout.inputs(x, state)
     layout.padded(lengths, inside, batched)
     generator = np.random.default_rng(seed)

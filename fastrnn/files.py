@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "fastrnn"  # of the header in an .npz file
+_FEW = 1 << 20  # so many may be missing: then the parameters are named
 
 
 def header_of(layer: "_Recurrent") -> str:
@@ -45,8 +46,12 @@ def parsed_header(text: str) -> dict[str, Any]:
     return header
 
 
-def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", **where: Any) -> "_Layer":
-    """A layer of that class as the header describes it, with parameters of its own. `where`: device, seed, backend."""
+def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", numbers: int, **where: Any) -> "_Layer":
+    """A layer of that class as the header describes it, with parameters of its own.
+
+    numbers  how many the file holds: no header can ask for memory that the file does not fill
+    where    device, seed, backend
+    """
     if header["format"] != FORMAT:
         raise ValueError(f"path: expected file format {FORMAT}, got {header['format']!r}")
     if header["class"] != _class_name(kind):
@@ -54,7 +59,17 @@ def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", **where: Any) -> "
     options, known = header["options"], {*kind._names_of_options()}
     if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
         raise ValueError(f"path: expected the options of {kind.__name__} in the file's header, got {options!r}")
+    least = _least_numbers(**options)
+    if least > numbers + _FEW:
+        raise ValueError(f"path: expected at least {least:,} numbers, as the file's header says, got {numbers:,}")
     return kind(**options, **where)
+
+
+def _least_numbers(input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0, **_: Any) -> int:
+    """That a layer of these options has; 0 if these are no numbers, which the layer will refuse."""
+    if not all(isinstance(each, int) for each in (input_size, hidden_size, num_layers, proj_size)):
+        return 0
+    return int(hidden_size * (input_size + num_layers * (proj_size or hidden_size)))
 
 
 def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
@@ -99,7 +114,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_Layer":
     """As `kind.load`."""
     header, arrays = _read(path)
-    layer = layer_of(header, kind, **where)
+    layer = layer_of(header, kind, sum(array.size for array in arrays.values()), **where)
     if layer.dtype.name == "bfloat16":
         arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
     layer.load_state_dict(arrays)

@@ -9,23 +9,18 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from . import files, validation
-from .dropout import Mask
-from .gradients import Gradients
-from .lengths import Packed, Padded
-from .parameters import LayerParameters, ParameterLayout
-from .sequence import OptionalStates, Sequence, States
-from .validation import Layout, Lengths, State
+from .network import Backward, Network
+from .parameters import ParameterLayout
+from .validation import Lengths, State
 
 if TYPE_CHECKING:
-    from .cuda.network import DeviceBackward, Network
+    from .cuda.network import DeviceBackward
     from .cuda.stream import DeviceStream
-    from .recompute import Recomputing
     from .stream import Stream
 
 _Layer = TypeVar("_Layer", bound="_Recurrent")
@@ -89,43 +84,30 @@ class _Recurrent:
         for sequence in self.sequences:
             sequence.parameters.set(sequence.layout.drawn(generator))
 
-    _layout: Layout
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Options that can be changed are checked as in the constructor; AttributeError for the others."""
         if name == "dropout":
             value = validation.probability(name, value)
         elif name in ("batch_first", "training"):
             value = validation.flag(name, value)
-            if name == "batch_first" and "_layout" in self.__dict__:  # a new one: a `Backward` keeps that of its run
-                self._layout = copy.copy(self._layout)
-                self._layout.batch_first = value
+            if name == "batch_first" and "_network" in self.__dict__:
+                self._network.set_batch_first(value)
         elif name in _FIXED and name in self.__dict__:
             raise AttributeError(f"{name}: fixed when the layer is made, as {getattr(self, name)!r}; got {value!r}")
         super().__setattr__(name, value)
 
     def _allocate(self) -> None:
-        """Make `sequences`, one for each layer, and the parameters they use, all zero."""
-        self._network: Network | None = None
+        """Make what does the work, with parameters of zeros."""
         if self.device == "cuda":
             from .cuda import make_network
 
-            self._network = make_network(self)
-            self.sequences: list[Any] = self._network.layers
-            self._parameters = self._network.parameters
-            return
-        layouts = self._parameter_layouts()
-        self._layout = Layout(layouts, self.batch_first, self.dtype)
-        self.sequences = []
-        arrays: dict[str, np.ndarray] = {}
-        for number, layout in enumerate(layouts):
-            parameters = LayerParameters(layout, self.dtype)
-            self.sequences.append(Sequence(layout, parameters, self.dtype, self.backend))
-            arrays |= layout.named(number, parameters.directions)
-        self._parameters = MappingProxyType(arrays)
+            self._network: Any = make_network(self)
+        else:
+            self._network = Network(self)
+        self.sequences: list[Any] = self._network.layers
 
     def _parameter_layouts(self) -> list[ParameterLayout]:
-        """Of each layer. Those above the first read the outputs of the one below."""
+        """How the parameters of each layer lie in memory. Those above the first read the outputs of the one below."""
         D, H, P = self.num_directions, self.hidden_size, self.proj_size
         widths = [self.input_size] + [D * (P or H)] * (self.num_layers - 1)
         return [ParameterLayout(self.cell, width, H, P, bias=self.bias, num_directions=D) for width in widths]
@@ -147,13 +129,7 @@ class _Recurrent:
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. Time-major
         contiguous arrays are not copied. TypeError for another type or dtype, ValueError for a wrong shape.
         """
-        if self._network is not None:
-            return self._network.run(x, state, lengths)
-        layout = self._layout
-        x, states, batched = layout.inputs(x, state)
-        padded = None if lengths is None else layout.padded(lengths, x, batched)
-        y, states_n, _ = self._run(x, states, padded, save=False)
-        return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
+        return self._network.run(self, x, state, lengths)
 
     def vjp(
         self, x: np.ndarray, state: State = None, lengths: Lengths = None, *, recompute: bool = False
@@ -161,7 +137,7 @@ class _Recurrent:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
-        reads them instead of copies.
+        reads them instead of copies. `y` is read-only until then.
 
         recompute  keep less memory and take more time: instead of gates and cell states of all T steps, the states
                    before every k-th, with k about sqrt(T); the backward pass computes those k steps again before it
@@ -170,17 +146,9 @@ class _Recurrent:
                    bidirectional layers y of the lower ones and its gradient are kept at all T steps. For the CPU
                    kernels only: else ValueError.
         """
-        recompute = self._recompute(recompute)
-        if self._network is not None:
-            return self._network.vjp(x, state, lengths)
-        layout = self._layout
-        x, states, batched = layout.inputs(x, state)
-        padded = layout.padded(lengths, x, batched)
-        y, states_n, saved = self._run(x, states, padded, save=True, recompute=recompute)
-        result = layout.given_sequence(y, batched), layout.given_state(states_n, batched)
-        return result, Backward(self, layout, saved, x.shape[0], x.shape[1], batched, padded)
+        return self._network.vjp(self, x, state, lengths, self._checked_recompute(recompute))
 
-    def _recompute(self, value: bool) -> bool:
+    def _checked_recompute(self, value: bool) -> bool:
         """The argument of that name, checked."""
         if validation.flag("recompute", value) and self.backend != "cpu":
             raise ValueError(f"recompute: expected False with backend={self.backend!r}, where every step is kept")
@@ -188,23 +156,17 @@ class _Recurrent:
 
     def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
         """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
-        if self._network is not None:
-            from .cuda.stream import DeviceStream
-
-            return DeviceStream(self, batch_size)
-        from .stream import Stream
-
-        return Stream(self, batch_size)
+        return self._network.stream(self, batch_size)
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         """The parameters in PyTorch's order and under its names. The arrays are live: write to them in place."""
-        return self._parameters
+        return self._network.parameters
 
     @property
     def num_parameters(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(math.prod(array.shape) for array in self._parameters.values())
+        return sum(math.prod(array.shape) for array in self.parameters.values())
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
         """Turn dropout on, or off with `mode=False`. Returns the layer."""
@@ -217,9 +179,7 @@ class _Recurrent:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the parameters, NumPy arrays whatever the device."""
-        if self._network is not None:
-            return self._network.parameters_on_host()
-        return {name: array.copy() for name, array in self._parameters.items()}
+        return self._network.parameters_on_host()
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
         """Copy the values of NumPy arrays or PyTorch tensors into the parameters.
@@ -227,12 +187,7 @@ class _Recurrent:
         Names, shapes and dtypes must be those of `parameters`. One error lists all that is wrong, and then nothing
         is loaded: ValueError, or TypeError if only types and dtypes are wrong.
         """
-        values = validation.parameter_values(mapping, self._parameters, self.dtype)
-        if self._network is not None:
-            self._network.set_parameters(values)
-            return
-        for name, value in values.items():
-            self._parameters[name][...] = value
+        self._network.set_parameters(validation.parameter_values(mapping, self.parameters, self.dtype))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer's class, options and parameters to an .npz file at exactly `path`.
@@ -280,8 +235,7 @@ class _Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what `_allocate` makes is left out, but for the values of the parameters."""
         state = self.__dict__.copy()
-        del state["_parameters"], state["sequences"], state["_network"]
-        state.pop("_layout", None)
+        del state["sequences"], state["_network"]
         state["_generator"] = copy.deepcopy(self._generator)  # a shallow copy draws its own masks too
         return state | {"flats": [sequence.parameters.get() for sequence in self.sequences]}
 
@@ -292,87 +246,6 @@ class _Recurrent:
         self._allocate()
         for sequence, flat in zip(self.sequences, flats, strict=True):
             sequence.parameters.set(flat)
-
-    def _run(
-        self, x: np.ndarray, states: States, padded: Padded | None, *, save: bool, recompute: bool = False
-    ) -> tuple[np.ndarray, States, Any]:
-        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers; packed in between if `padded`.
-
-        With `save`, also return the `_Saved` or `Recomputing` that `_backward` takes.
-        """
-        rows = None
-        if padded is not None:
-            x, states, rows = self.sequences[0].pack(padded, x), padded.sort(states), padded.packed
-        if self.num_layers > 1 or recompute:
-            y, states_n, saved = self._forward(x, states, rows, save, recompute and x.size > 0)
-        else:
-            y, states_n, saved = self.sequences[0].forward(x, states, save=save, rows=rows)
-            if save:
-                saved = _Saved([saved], [])
-        if padded is not None:
-            y, states_n = self.sequences[-1].unpack(padded, y), padded.unsort(states_n)
-        return y, states_n, saved
-
-    def _forward(
-        self, x: np.ndarray, states: States, rows: Packed | None, save: bool, recompute: bool
-    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
-        """As `Sequence.forward`, through all layers, with states (L*D, B, n)."""
-        if not (self.training and self.dropout):
-            return self._forward_layers(x, states, rows, save, recompute, 0.0)
-        generator_state = self._generator.bit_generator.state
-        try:
-            return self._forward_layers(x, states, rows, save, recompute, self.dropout)
-        except BaseException:
-            self._generator.bit_generator.state = generator_state
-            raise
-
-    def _forward_layers(
-        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, recompute: bool, dropout: float
-    ) -> tuple[np.ndarray, States, "_Saved | Recomputing"]:
-        if recompute:
-            from . import recompute as recomputing  # which imports Numba
-
-            return recomputing.forward(self.sequences, y, states, rows, dropout, self._generator)
-        D = self.num_directions
-        all_states_n, all_saved = [], []
-        masks: list[Mask] = []
-        for layer, sequence in enumerate(self.sequences):
-            if dropout and layer:
-                mask = Mask(self._generator, y.shape, dropout)
-                y = mask(y)
-                if save:
-                    masks.append(mask)
-            layer_states = tuple(s[layer * D : (layer + 1) * D] for s in states)
-            y, states_n, saved = sequence.forward(y, layer_states, save=save, rows=rows)
-            all_states_n.append(states_n)
-            all_saved.append(saved)
-        return y, _stacked(all_states_n), _Saved(all_saved, masks)
-
-    def _backward(
-        self, saved: "_Saved | Recomputing", dy: np.ndarray | None, dstates: OptionalStates
-    ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
-        if isinstance(saved, _Saved):
-            dx, dstates_0, all_dweights = self._backward_layers(saved, dy, dstates)
-        else:
-            dx, dstates_0, all_dweights = saved.backward(self.sequences, dy, dstates)
-        dparameters: dict[str, np.ndarray] = {}
-        for layer, (sequence, dweights) in enumerate(zip(self.sequences, all_dweights, strict=True)):
-            dparameters |= sequence.layout.named(layer, dweights)
-        return dx, dstates_0, dparameters
-
-    def _backward_layers(
-        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
-    ) -> tuple[np.ndarray, States, list[list[dict[str, np.ndarray]]]]:
-        D = self.num_directions
-        all_dstates_0, all_dweights = [], []
-        for layer in reversed(range(self.num_layers)):
-            layer_dstates = tuple(None if s is None else s[layer * D : (layer + 1) * D] for s in dstates)
-            dx, dstates_0, dweights = self.sequences[layer].backward(saved.layers[layer], dy, layer_dstates)
-            saved.layers[layer] = None  # its memory is free for the layers below
-            all_dstates_0.append(dstates_0)
-            all_dweights.append(dweights)
-            dy = saved.masks[layer - 1](dx) if layer and saved.masks else dx
-        return dx, _stacked(all_dstates_0[::-1]), all_dweights[::-1]
 
 
 class LSTM(_Recurrent):
@@ -513,66 +386,3 @@ class RNN(_Recurrent):
         self.nonlinearity = validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
         super().__init__(f"rnn_{nonlinearity}", *shape, device, dtype, seed, backend)
-
-
-class Backward:
-    """The gradients of one run of a layer. Callable once: what the run saved is used up."""
-
-    def __init__(
-        self,
-        layer: _Recurrent,
-        layout: Layout,
-        saved: "_Saved | Recomputing",
-        steps: int,
-        batch: int,
-        batched: bool,
-        padded: Padded | None,
-    ) -> None:
-        self._layer = layer
-        self._layout = layout
-        self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
-        self._steps = steps
-        self._batch = batch
-        self._batched = batched
-        self._padded = padded
-
-    def __copy__(self) -> "Backward":
-        raise TypeError("backward: a shallow copy would share what is used up; use copy.deepcopy")
-
-    def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
-        """From the gradients of y and of the final state to those of x, the initial state and the parameters.
-
-        dy      shaped as y; None for zeros
-        dstate  shaped as the final state; None for zeros, and so for either of the LSTM's (dh_n, dc_n)
-
-        With `lengths`, what dy holds behind a sequence's end is never read, and dx is 0 there.
-
-        Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
-        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
-        """
-        layout, batched = self._layout, self._batched
-        if self._saved:
-            dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
-        try:
-            saved = self._saved.pop()
-        except IndexError:
-            used_up = "backward: already called, and it uses up what was saved; call vjp again"
-            raise RuntimeError(used_up) from None
-        padded = self._padded
-        if padded is not None:
-            dy = None if dy is None else self._layer.sequences[-1].pack(padded, dy)
-            dstates = padded.sort(dstates)
-        dx, dstates_0, dparameters = self._layer._backward(saved, dy, dstates)
-        if padded is not None:
-            dx, dstates_0 = self._layer.sequences[0].unpack(padded, dx), padded.unsort(dstates_0)
-        return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
-
-
-class _Saved(NamedTuple):
-    layers: list[Any]  # what each layer's `Sequence.forward` saved
-    masks: list[Mask]  # of the y of each layer but the last; empty without dropout
-
-
-def _stacked(layers: list[States]) -> States:
-    """The states of all layers, (L*D, B, n), from each layer's (D, B, n)."""
-    return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])

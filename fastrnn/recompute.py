@@ -35,14 +35,16 @@ def forward(
     states: States,  # (L*D, B, ·), C-contiguous
     rows: Packed | None,
     dropout: float,  # 0 where it is not at work
-    generator: np.random.Generator,  # draws the masks, the same as without recomputing
+    generator: np.random.Generator | None,  # draws the masks, the same as without recomputing; None without dropout
 ) -> tuple[np.ndarray, States, "Recomputing"]:
     """Return y, the final states, and what the backward pass needs: as `Sequence.forward`, through all layers."""
     total = x.size // x.shape[-1]
     batch = states[0].shape[1]
     directions = sequences[0].layout.num_directions
     segments = _cut(total // batch if rows is None else rows.steps, total, batch, rows, directions)
-    masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]] if dropout else []
+    masks = []
+    if generator is not None:
+        masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]]
     if directions == 1:
         stacks = [_Stack(segments, batch, masks)]
         masks = []

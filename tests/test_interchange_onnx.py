@@ -179,6 +179,51 @@ def test_weights_behind_constant_and_identity_nodes_are_found():
     assert_close(fastrnn.from_onnx(model)(node.x), expected)
 
 
+def test_weights_put_together_from_constants_are_found():
+    """As PyTorch's exporter leaves them with optimize=False, and tools that shrink weights."""
+    node = Node("gru", "bidirectional")
+    model = node.model()
+    expected = run(model, {"X": node.x})
+    (recurrent,), constants = model.graph.node, {t.name: t for t in model.graph.initializer}
+    W, R, B = (onnx.numpy_helper.to_array(constants[name]) for name in "WRB")
+    del model.graph.initializer[:], model.graph.node[:]
+    given = {
+        "first": W[0],
+        "second": W[1:],
+        "turned": R.transpose(0, 2, 1).astype(np.float64),
+        "longer": np.concatenate([B, B], axis=1),
+        "zero": np.array([0]),
+        "from": np.array([0, 0]),
+        "to": np.array([2, B.shape[1]]),
+        "axes": np.array([0, 1]),
+    }
+    model.graph.initializer.extend([onnx.numpy_helper.from_array(value, name) for name, value in given.items()])
+    make = onnx.helper.make_node
+    model.graph.node.extend([
+        make("Unsqueeze", ["first", "zero"], ["raised"]),
+        make("Concat", ["raised", "second"], ["W"], axis=0),
+        make("Transpose", ["turned"], ["wide"], perm=[0, 2, 1]),
+        make("Cast", ["wide"], ["R"], to=onnx.TensorProto.FLOAT),
+        make("Slice", ["longer", "from", "to", "axes"], ["B"]),
+        recurrent,
+    ])  # fmt: skip
+    assert_close(run(model, {"X": node.x}), expected)
+    assert_close(fastrnn.from_onnx(model)(node.x), expected)
+    model.graph.node[1].attribute[0].i = 7
+    with pytest.raises(ValueError, match="model: expected 'W' to be what Concat can make: "):
+        fastrnn.from_onnx(model)
+
+
+def test_a_model_whose_other_file_has_gone_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    save = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save_model(Node("gru", "forward").model(), path, **save)
+    fastrnn.from_onnx(path)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(ValueError, match=r"model: expected a whole ONNX model: .*weights"):
+        fastrnn.from_onnx(path)
+
+
 def test_states_that_are_zero_whatever_their_shape_need_not_be_given():
     """As PyTorch's exporters make them: from a shape that the graph computes."""
     node = Node("lstm", "forward", states="input")

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import json
 import os
 import pickle
 import re
@@ -142,6 +143,24 @@ def test_results_are_the_callers_to_write_to(make, steps, layers):
     y, state = layer(x)
     assert_same(y, expected)
     assert_same(state, expected_state)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("x", [normal(T, B, I), normal(T, I)], ids=["batch", "sequence"])
+def test_what_backward_reads_cannot_be_written_to(make, batch_first, x):
+    layer = make(I, H, batch_first=batch_first)
+    (y, _), backward = layer.vjp(x)
+    with pytest.raises(ValueError, match="read-only"):
+        y -= 1
+    for copy_of in (copy.deepcopy(backward), backward):
+        assert not y.flags.writeable
+        copy_of(y)
+    y -= 1
+    (y, _), backward = layer.vjp(x)
+    del backward
+    y -= 1
+    y, _ = layer(x)
+    y -= 1
 
 
 def test_omitted_upstream_gradients_are_zeros(make):
@@ -753,6 +772,35 @@ def test_a_loaded_layer_takes_its_dropout_seed_from_load(dropping, backend, tmp_
     layer.save(tmp_path / "layer.npz")
     a, b = (type(layer).load(tmp_path / "layer.npz", seed=9, backend=backend) for _ in range(2))
     assert_same(a(x)[0], b(x)[0])
+
+
+BOMBS = [{"num_layers": 10**9}, {"hidden_size": 10**12}, {"input_size": 10**10}, {"hidden_size": 10**6, "proj_size": 1}]
+
+
+@pytest.mark.parametrize("sizes", BOMBS, ids=lambda sizes: "-".join(sizes))
+def test_a_header_cannot_ask_for_memory_that_the_file_does_not_fill(tmp_path, sizes):
+    options = {"input_size": 3, "hidden_size": 5, "num_layers": 1} | sizes
+    header = json.dumps({"format": 1, "class": "LSTM", "options": options})
+    np.savez(tmp_path / "bomb.npz", **fastrnn.LSTM(3, 5).state_dict(), fastrnn=np.array(header))
+    with pytest.raises(ValueError, match=r"path: expected at least .* numbers, as the file's header says, got 200"):
+        fastrnn.LSTM.load(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize(("package", "names"), [
+    ("torch", ("from_torch", "to_torch")),
+    ("onnx", ("from_onnx", "to_onnx")),
+    ("safetensors", ("load_safetensors", "save_safetensors")),
+])  # fmt: skip
+def test_a_missing_extra_is_named(monkeypatch, tmp_path, package, names):
+    monkeypatch.setitem(sys.modules, package, None)
+    layer = fastrnn.GRU(2, 3)
+    arguments = {"save_safetensors": (layer, tmp_path / "file"), "load_safetensors": (tmp_path / "file",)}
+    for name in names:
+        message = f"^{name} needs {package}, which is not installed: pip install -e '.\\[{package}\\]'$"
+        with pytest.raises(ModuleNotFoundError, match=message) as caught:
+            getattr(fastrnn, name)(*arguments.get(name, (layer,)))
+        assert caught.value.name == package
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_the_package_is_cheap():

@@ -1,5 +1,6 @@
 """Sequences of different lengths in one batch."""
 
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -384,3 +385,18 @@ def test_a_packed_batch_may_have_rows_without_steps():
     np.testing.assert_array_equal(packed.lengths, [2, 1, 1, 0, 0])
     np.testing.assert_array_equal(packed.places(0), [0, 3])
     np.testing.assert_array_equal(packed.places(2), [2])
+
+
+@pytest.mark.parametrize("recompute", [None, False, True], ids=["call", "vjp", "recompute"])
+def test_a_call_that_fails_late_leaves_the_dropout_to_come(monkeypatch, recompute):
+    def unpack(*arguments):
+        raise MemoryError
+
+    layer = make_layer("lstm", I, H, num_layers=2, dropout=0.5)
+    x = random_problem(layer, T, 3).x
+    dropout = layer._generator.bit_generator.state
+    monkeypatch.setattr("fastrnn.copying.unpack", unpack)
+    run = layer if recompute is None else functools.partial(layer.vjp, recompute=recompute)
+    with pytest.raises(MemoryError):
+        run(x, lengths=[1, 2, 3])
+    assert layer._generator.bit_generator.state == dropout

@@ -19,9 +19,8 @@ class DeviceLayout(Layout):
 
     def __init__(self, network: Network, kind: Kind) -> None:
         network.check_device(kind.arrays)
-        owner = network.owner
         self._kind = kind
-        super().__init__([layer.layout for layer in network.layers], owner.batch_first, owner.dtype)
+        super().__init__([layer.layout for layer in network.layers], network.batch_first, network.dtype)
         self._device_number = network.device_number
 
     def frame(self, name: str, value: object, shape: tuple[int, ...]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +11,7 @@ import numpy as np
 from fastrnn.dropout import Mask
 from fastrnn.gradients import Gradients
 from fastrnn.kernels.cuda.launch import current_device, wait_for_device
+from fastrnn.network import USED_UP
 from fastrnn.validation import Lengths, State
 
 from .arrays import Array, Arrays
@@ -23,15 +23,17 @@ from .parameters import DeviceParameters
 if TYPE_CHECKING:
     from fastrnn.layers import _Recurrent
 
+    from .stream import DeviceStream
+
 
 class Network:
-    """What a layer with device="cuda" hands its work to; the layer is its `owner`, and keeps the options."""
+    """What a layer with device="cuda" hands its work to, as `fastrnn.network.Network`."""
 
     def __init__(self, owner: _Recurrent) -> None:
         if owner.backend == "persistent" and owner.dtype.name != "float32":
             raise ValueError(f'backend: "persistent" is for dtype float32, got {owner.dtype}')
-        self._owner = weakref.ref(owner)  # no circle: the GPU's memory is free as soon as the layer is gone
         self._directions = owner.num_directions
+        self.dtype, self.batch_first = owner.dtype, owner.batch_first
         self.arrays = own_library()
         self.layers: list[CudaLayer] = []
         named: dict[str, Array] = {}
@@ -43,11 +45,9 @@ class Network:
         self.device_number = self.arrays.device_number(self.layers[0].parameters.flat)
         self.check_device(self.arrays)
 
-    @property
-    def owner(self) -> _Recurrent:
-        owner = self._owner()
-        assert owner is not None  # it is what calls
-        return owner
+    def set_batch_first(self, value: bool) -> None:
+        """Of the runs to come."""
+        self.batch_first = value
 
     def check_device(self, arrays: Arrays) -> None:
         """RuntimeError if the array library, or Numba, is about to work on another GPU."""
@@ -58,47 +58,55 @@ class Network:
                     f"cuda:{number}; all layers of a thread work on one GPU"
                 )
 
-    def run(self, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
+    def run(self, owner: _Recurrent, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
         """As calling the layer."""
         refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
-        y, states_n, _ = self._forward(kind.arrays, x, states, save=False)
+        y, states_n, _ = self._forward(owner, kind.arrays, x, states, save=False)
         return _given(kind, layout, y, states_n, batched)
 
-    def vjp(self, x: Any, state: State, lengths: Lengths) -> tuple[tuple[Any, State], DeviceBackward]:
-        """As the layer's `vjp`."""
+    def vjp(
+        self, owner: _Recurrent, x: Any, state: State, lengths: Lengths, recompute: bool
+    ) -> tuple[tuple[Any, State], DeviceBackward]:
+        """As the layer's `vjp`, which refuses `recompute`."""
         refuse(lengths)
         kind = kind_of("x", x)
         layout = DeviceLayout(self, kind)
         x, states, batched = layout.inputs(x, state)
-        y, states_n, saved = self._forward(kind.arrays, x, states, save=True)
+        y, states_n, saved = self._forward(owner, kind.arrays, x, states, save=True)
         backward = DeviceBackward(self, kind, layout, saved, (x.shape[0], x.shape[1]), batched)
         return _given(kind, layout, y, states_n, batched), backward
+
+    def stream(self, owner: _Recurrent, batch_size: int) -> DeviceStream:
+        """As the layer's `stream`."""
+        from .stream import DeviceStream
+
+        return DeviceStream(owner, batch_size)
 
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
         """Copy NumPy arrays into the parameters; the layer has checked them."""
         wait_for_device()  # as in `DeviceParameters.set`
         for name, value in values.items():
-            self.parameters[name][...] = self.arrays.from_host_as(value, self.owner.dtype.name)
+            self.parameters[name][...] = self.arrays.from_host_as(value, self.dtype.name)
         wait_for_device()
 
     def parameters_on_host(self) -> dict[str, np.ndarray]:
         """NumPy copies, in the layer's dtype."""
         wait_for_device()
-        dtype = self.owner.dtype
-        return {name: self.arrays.to_host(array).astype(dtype, copy=False) for name, array in self.parameters.items()}
+        return {
+            name: self.arrays.to_host(array).astype(self.dtype, copy=False) for name, array in self.parameters.items()
+        }
 
     def _forward(
-        self, arrays: Arrays, x: Array, states: tuple[Array, ...], save: bool
+        self, owner: _Recurrent, arrays: Arrays, x: Array, states: tuple[Array, ...], save: bool
     ) -> tuple[Array, tuple[Array, ...], _SavedLayers]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers."""
-        owner = self.owner
         dropout = owner.dropout if owner.training and owner.num_layers > 1 else 0.0
         before = owner._generator.bit_generator.state
         try:
-            return self._forward_layers(arrays, x, states, save, dropout)
+            return self._forward_layers(arrays, x, states, save, dropout, owner._generator)
         except arrays.out_of_memory() as error:
             owner._generator.bit_generator.state = before
             T, B, _ = x.shape
@@ -108,16 +116,22 @@ class Network:
             raise
 
     def _forward_layers(
-        self, arrays: Arrays, y: Array, states: tuple[Array, ...], save: bool, dropout: float
+        self,
+        arrays: Arrays,
+        y: Array,
+        states: tuple[Array, ...],
+        save: bool,
+        dropout: float,
+        generator: np.random.Generator,
     ) -> tuple[Array, tuple[Array, ...], _SavedLayers]:
         D = self._directions
-        states_n = tuple([arrays.empty(s.shape, self.owner.dtype.name) for s in states])
+        states_n = tuple([arrays.empty(s.shape, self.dtype.name) for s in states])
         kept = _SavedLayers([], [])
         for number, layer in enumerate(self.layers):
             if dropout and number:
                 # drawn on the host: the same seed gives the same masks on every device
-                factors = Mask(self.owner._generator, tuple(y.shape), dropout).factors()
-                mask = arrays.from_host_as(factors, self.owner.dtype.name)
+                factors = Mask(generator, tuple(y.shape), dropout).factors()
+                mask = arrays.from_host_as(factors, self.dtype.name)
                 y = y * mask
                 if save:
                     kept.masks.append(mask)
@@ -173,7 +187,7 @@ class DeviceBackward:
         self._network = network
         self._kind = kind
         self._layout = layout
-        self._saved: _SavedLayers | None = saved
+        self._saved = [saved]  # whoever pops it may use it up
         self._shape = shape
         self._batched = batched
 
@@ -182,11 +196,13 @@ class DeviceBackward:
 
     def __call__(self, dy: Any, dstate: State = None) -> Gradients:
         """As `layers.Backward`; MemoryError if the gradients do not fit, which leaves the layer as it was."""
-        if self._saved is None:
-            raise RuntimeError("backward: already called, and it uses up what was saved; call vjp again")
-        self._network.check_device(self._kind.arrays)
-        dy, dstates = self._layout.gradients(dy, dstate, *self._shape, self._batched)
-        saved, self._saved = self._saved, None
+        if self._saved:
+            self._network.check_device(self._kind.arrays)
+            dy, dstates = self._layout.gradients(dy, dstate, *self._shape, self._batched)
+        try:
+            saved = self._saved.pop()
+        except IndexError:
+            raise RuntimeError(USED_UP) from None
         try:
             dx, dstates_0, named = self._network._backward(saved, dy, dstates)
         except self._kind.arrays.out_of_memory() as error:

@@ -32,7 +32,6 @@ class OnHost:
 
     def __init__(self, layer: _Recurrent, twin: _Recurrent, arrays: Arrays | None = None) -> None:
         """arrays: the library whose arrays the layer is given; by default that of its parameters."""
-        assert layer._network is not None
         self.layer = layer
         self._arrays = arrays or layer._network.arrays
         self.dtype = twin.dtype

@@ -22,7 +22,6 @@ class DeviceStream(FrameByFrame):
         super().__init__(layer, batch_size)
         self._layer = copy.deepcopy(layer).eval()
         self._layer.batch_first = False
-        assert self._layer._network is not None
         self._network = self._layer._network
         self._state: State = None
         self._own_kind = Kind(self._network.arrays, _same, _same)

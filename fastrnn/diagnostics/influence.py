@@ -56,7 +56,7 @@ def sensitivity(layer: Any, x: np.ndarray, state: State = None, *, row: int = 0,
     """
     run = Run(layer, x, state, row=row)
     direction = below("direction", direction, run.layer.num_directions)
-    R = run.layer._layout.widths[0]
+    R = run.layer._network.layout.widths[0]
     squares = np.zeros((run.steps, run.layer.input_size))
     with np.errstate(all="ignore"):
         for first in range(0, R, _UNITS_AT_ONCE):
@@ -76,7 +76,7 @@ def sensitivity(layer: Any, x: np.ndarray, state: State = None, *, row: int = 0,
 
 def _squares(run: Run, units: np.ndarray, direction: int) -> np.ndarray:
     """(T, I): the sum of (dh_T[u]/dx)² over these units, each in a row of the batch."""
-    layout, D = run.layer._layout, run.layer.num_directions
+    layout, D = run.layer._network.layout, run.layer.num_directions
     dh_n = np.zeros((layout.rows, len(units), layout.widths[0]), layout.dtype)
     dh_n[layout.rows - D + direction, np.arange(len(units)), units] = 1
     dx = run.backward_to(0, None, (dh_n, *[None] * (len(layout.widths) - 1))).dx

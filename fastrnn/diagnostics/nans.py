@@ -100,7 +100,7 @@ def _given(run: Run, step: int, row: int, wrong: Any) -> Iterator[str]:
         yield "x at this step and row"
     elif wrong(bottom.x).any():
         yield "x"
-    for position, name in enumerate(run.layer._layout.state_names):
+    for position, name in enumerate(run.layer._network.layout.state_names):
         if any(wrong(layer_run.states[position]).any() for layer_run in run.layers):
             yield name
     for name, parameter in run.layer.parameters.items():

@@ -93,7 +93,7 @@ class Run:
         self, layer: Any, x: Any, state: State = None, *, row: int | None = None, layers: int | None = None
     ) -> None:
         self.layer = as_layer(layer)
-        x, states, self.batched = self.layer._layout.inputs(as_array(x), _as_state(state))
+        x, states, self.batched = self.layer._network.layout.inputs(as_array(x), _as_state(state))
         if 0 in x.shape[:2]:
             raise ValueError(f"x: expected at least one step and one row, got {x.shape[0]} and {x.shape[1]}")
         if row is not None:
@@ -130,7 +130,7 @@ class Run:
 
         Both None: a random vector of that length towards the last layer's h after its last step, for each direction.
         """
-        layout, D = self.layer._layout, self.layer.num_directions
+        layout, D = self.layer._network.layout, self.layer.num_directions
         if dy is not None or dstate is not None:
             return layout.gradients(as_array(dy), _as_state(dstate), self.steps, self.batch, self.batched)
         towards = np.random.default_rng(0).standard_normal((D, self.batch, layout.widths[0]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import validation
+from fastrnn.extras import need
 from fastrnn.files import new_file
 
 from .layouts import ONNX_GATES, Layer, family, weights_of
@@ -33,6 +34,7 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
     if layer.proj_size:
         raise ValueError(f"layer: expected no projection, which ONNX has not, got proj_size={layer.proj_size}")
     path = None if path is None else validation.path(path)
+    need("onnx", "to_onnx")
     import onnx
 
     from fastrnn import __version__

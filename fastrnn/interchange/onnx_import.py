@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import validation
+from fastrnn.extras import need
 
 from .layouts import CLASSES, ONNX_GATES, layer_of
 from .onnx_layer import OnnxLayer
@@ -28,6 +29,9 @@ _STATES = ("initial_h", "initial_c")
 _OLDEST_OPSET = 7  # since then the operators' inputs have been these; later versions add `layout` and dtypes
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 # they change no value, so zeros stay zeros whatever the shapes are
+# what W, R and B may be made with, from constants
+_FOLDED = ("Cast", "Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_DEEPEST = 50  # so many of them, one after the other
 _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 
 
@@ -45,9 +49,9 @@ def from_onnx(
     name   of the node, or of one of its outputs; None if the model has one such node only. Nodes within the branches
            and loops of a graph are not found.
 
-    W, R and B must be constants: initializers, or the values of Constant nodes. So may be initial_h, initial_c and
-    sequence_lens; if not, a call must give them, but for states that are zero whatever their shapes, as exporters make
-    them from the shape of the input. `device`, `seed` and `backend` are those of the layer.
+    W, R and B must be constants: initializers, the values of Constant nodes, or put together from these. So may be
+    initial_h, initial_c and sequence_lens; if not, a call must give them, but for states that are zero whatever their
+    shapes, as exporters make them from the shape of the input. `device`, `seed` and `backend` are those of the layer.
 
     One ValueError lists everything about a node that a layer cannot represent: clip, peepholes (P), input_forget,
     activations other than the default ones (and relu in an RNN) and their alpha and beta, weights that are not
@@ -58,6 +62,7 @@ def from_onnx(
 
 
 def _loaded(model: Any) -> "onnx.ModelProto":
+    need("onnx", "from_onnx")
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -69,6 +74,8 @@ def _loaded(model: Any) -> "onnx.ModelProto":
         return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(model)
     except DecodeError as error:
         raise ValueError("model: expected an ONNX model, got something else") from error
+    except onnx.checker.ValidationError as error:  # a file of its tensors has gone, say
+        raise ValueError(f"model: expected a whole ONNX model: {error}") from error
 
 
 class _Graph:
@@ -79,6 +86,7 @@ class _Graph:
         self._nodes = model.graph.node
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self._producers = {output: node for node in self._nodes for output in node.output if output}
+        self._folded: dict[str, np.ndarray | None] = {}
 
     def recurrent_node(self, name: str | None) -> "onnx.NodeProto":
         """The one node of that name; ValueError if there is none, or if there are several."""
@@ -92,8 +100,8 @@ class _Graph:
             raise ValueError(f"name: expected that of one of the nodes {names}, got {name!r}")
         return found[0]
 
-    def constant(self, name: str) -> np.ndarray | None:
-        """The value of that name, if the model holds it."""
+    def constant(self, name: str, depth: int = 0) -> np.ndarray | None:
+        """The value of that name, if the model holds it, or what it is made of in few steps."""
         from onnx import external_data_helper, helper
 
         name = self._behind(name, ("Identity",))
@@ -101,10 +109,33 @@ class _Graph:
             tensor = self._initializers[name]
             return None if external_data_helper.uses_external_data(tensor) else _array(name, tensor)
         node = self._producers.get(name)
-        if node is None or node.op_type != "Constant":
+        if node is None:
             return None
-        tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
-        return _array(name, tensors[0]) if tensors else None
+        if node.op_type == "Constant":
+            tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
+            return _array(name, tensors[0]) if tensors else None
+        if node.op_type not in _FOLDED or depth > _DEEPEST:  # a damaged graph may have circles
+            return None
+        if name not in self._folded:
+            self._folded[name] = None
+            self._folded[name] = self._computed(name, node, depth)
+        return self._folded[name]
+
+    def _computed(self, name: str, node: "onnx.NodeProto", depth: int) -> np.ndarray | None:
+        """What a node makes of constants, by ONNX's own reference; None if its inputs are none."""
+        from onnx import helper, numpy_helper, reference
+
+        constants = {each: self.constant(each, depth + 1) for each in node.input if each}
+        if any(value is None for value in constants.values()):
+            return None
+        given = [numpy_helper.from_array(value, each) for each, value in constants.items() if value is not None]
+        graph = helper.make_graph([node], "constant", [], [helper.make_empty_tensor_value_info(name)], given)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+        try:
+            (result,) = reference.ReferenceEvaluator(model).run([name], {})
+        except Exception as error:  # whatever is wrong with the node
+            raise ValueError(f"model: expected {name!r} to be what {node.op_type} can make: {error}") from error
+        return np.asarray(result)
 
     def is_zero(self, name: str) -> bool:
         """Whether the value of that name is zero, whatever its shape."""

@@ -1,11 +1,13 @@
 """Layers in safetensors files: the parameters under PyTorch's names, class and options in the metadata."""
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrnn import validation
+from fastrnn.extras import need
 from fastrnn.files import header_of, layer_of, new_file, parsed_header
 
 from .layouts import CLASSES, Layer, family
@@ -26,6 +28,7 @@ def save_safetensors(layer: Layer, path: str | os.PathLike[str]) -> None:
     """
     family(layer)  # refuses what is no layer
     path = validation.path(path)
+    need("safetensors", "save_safetensors")
     from safetensors.numpy import save
 
     with new_file(path) as file:
@@ -44,8 +47,10 @@ def load_safetensors(
     only their dtypes are wrong.
     """
     path = validation.path(path)
+    need("safetensors", "load_safetensors")
     from safetensors import SafetensorError, safe_open
 
+    open(path, "rb").close()  # errors that name the path
     try:
         opened = safe_open(path, framework="numpy")
     except SafetensorError as error:
@@ -59,7 +64,8 @@ def load_safetensors(
         kinds = {kind.__name__: kind for kind in CLASSES.values()}
         if not isinstance(header["class"], str) or header["class"] not in kinds:
             raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
-        layer = layer_of(header, kinds[header["class"]], device=device, seed=seed, backend=backend)
+        numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        layer = layer_of(header, kinds[header["class"]], numbers, device=device, seed=seed, backend=backend)
         layer.load_state_dict(tensors)
         return layer
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrnn import validation
+from fastrnn.extras import need
 
 from .layouts import CLASSES, Layer, family
 
@@ -27,6 +28,7 @@ def from_torch(
     without values, on PyTorch's meta device, and for those that a hook computes before each call, as the older
     torch.nn.utils.weight_norm and prune do: nothing tells whether their present values are the next ones.
     """
+    need("torch", "from_torch")
     import torch
     from torch.nn.utils.parametrize import is_parametrized
 
@@ -61,6 +63,7 @@ def to_torch(layer: Layer) -> "torch.nn.RNNBase":
     cell = family(layer)
     if layer.cell == "gru_reset_before":
         raise ValueError("layer: expected a GRU with reset_after=True, the only one in PyTorch, got reset_after=False")
+    need("torch", "to_torch")
     import torch
 
     options = {name: getattr(layer, name) for name in _OPTIONS[cell]}

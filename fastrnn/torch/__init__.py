@@ -8,8 +8,12 @@
 Needs PyTorch (`pip install -e '.[torch]'`). What runs where, and what differs: docs/pytorch.md.
 """
 
-from .acceleration import Report, accelerate, restore
-from .cells import GRUCell, LSTMCell, RNNCell
-from .recurrent import GRU, LSTM, RNN
+from fastrnn.extras import need
+
+need("torch", "fastrnn.torch")
+
+from .acceleration import Report, accelerate, restore  # noqa: E402  # only now that PyTorch is there
+from .cells import GRUCell, LSTMCell, RNNCell  # noqa: E402  # only now that PyTorch is there
+from .recurrent import GRU, LSTM, RNN  # noqa: E402  # only now that PyTorch is there
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]

@@ -1,0 +1,17 @@
+"""Optional packages: imported where they are used, and asked for by name where one is missing."""
+
+from importlib import import_module
+
+
+def need(package: str, what: str) -> None:
+    """Import a package that an extra of its own name installs, for `what`, or say how to get it.
+
+    ModuleNotFoundError, with the package's name, where it is not installed.
+    """
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        text = f"{what} needs {package}, which is not installed: pip install -e '.[{package}]'"
+        raise ModuleNotFoundError(text, name=package) from error

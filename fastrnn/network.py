@@ -1,0 +1,266 @@
+"""All layers of an LSTM, GRU or RNN on the CPU: arrays in and out in the caller's layout, dropout in between."""
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .dropout import Mask
+from .gradients import Gradients
+from .lengths import Packed, Padded
+from .parameters import LayerParameters
+from .sequence import OptionalStates, Sequence, States
+from .validation import Layout, Lengths, State
+
+if TYPE_CHECKING:
+    from .layers import _Recurrent
+    from .recompute import Recomputing
+    from .stream import Stream
+
+USED_UP = "backward: already called, and it uses up what was saved; call vjp again"
+
+
+class Network:
+    """What a layer with device="cpu" hands its work to; it passes itself, `owner`, for it keeps the options.
+
+    layers      for each of them a `Sequence`
+    parameters  of all of them, under PyTorch's names
+    layout      of the caller's arrays
+    """
+
+    def __init__(self, owner: "_Recurrent") -> None:
+        layouts = owner._parameter_layouts()
+        self.layout = Layout(layouts, owner.batch_first, owner.dtype)
+        self.layers: list[Sequence] = []
+        named: dict[str, np.ndarray] = {}
+        for number, layout in enumerate(layouts):
+            parameters = LayerParameters(layout, owner.dtype)
+            self.layers.append(Sequence(layout, parameters, owner.dtype, owner.backend))
+            named |= layout.named(number, parameters.directions)
+        self.parameters: Mapping[str, np.ndarray] = MappingProxyType(named)
+        self._directions = owner.num_directions
+
+    def set_batch_first(self, value: bool) -> None:
+        """Of the layout of the runs to come; a `Backward` keeps that of its own."""
+        self.layout = copy.copy(self.layout)
+        self.layout.batch_first = value
+
+    def run(self, owner: "_Recurrent", x: Any, state: State, lengths: Lengths) -> tuple[np.ndarray, State]:
+        """As calling the layer."""
+        layout = self.layout
+        x, states, batched = layout.inputs(x, state)
+        padded = None if lengths is None else layout.padded(lengths, x, batched)
+        y, states_n, _ = self._forward(owner, x, states, padded, save=False)
+        return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
+
+    def vjp(
+        self, owner: "_Recurrent", x: Any, state: State, lengths: Lengths, recompute: bool
+    ) -> tuple[tuple[np.ndarray, State], "Backward"]:
+        """As the layer's `vjp`."""
+        layout = self.layout
+        x, states, batched = layout.inputs(x, state)
+        padded = layout.padded(lengths, x, batched)
+        y, states_n, saved = self._forward(owner, x, states, padded, save=True, recompute=recompute)
+        y = layout.given_sequence(y, batched)
+        backward = Backward(owner, layout, saved, y, x.shape[0], x.shape[1], batched, padded)
+        return (y, layout.given_state(states_n, batched)), backward
+
+    def stream(self, owner: "_Recurrent", batch_size: int) -> "Stream":
+        """As the layer's `stream`."""
+        from .stream import Stream
+
+        return Stream(owner, batch_size)
+
+    def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
+        """Copy these arrays into the parameters; the layer has checked them."""
+        for name, value in values.items():
+            self.parameters[name][...] = value
+
+    def parameters_on_host(self) -> dict[str, np.ndarray]:
+        """Copies."""
+        return {name: array.copy() for name, array in self.parameters.items()}
+
+    def _forward(
+        self,
+        owner: "_Recurrent",
+        x: np.ndarray,
+        states: States,
+        padded: Padded | None,
+        *,
+        save: bool,
+        recompute: bool = False,
+    ) -> tuple[np.ndarray, States, Any]:
+        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers. An error leaves the dropout to come.
+
+        With `save`, also return the `_Saved` or `Recomputing` that `backward` takes.
+        """
+        if not (owner.dropout and owner.training and len(self.layers) > 1):
+            return self._through(x, states, padded, save, recompute, None)
+        bits = owner._generator.bit_generator
+        before = bits.state
+        try:
+            return self._through(x, states, padded, save, recompute, _Dropout(owner._generator, owner.dropout))
+        except BaseException:
+            bits.state = before
+            raise
+
+    def _through(
+        self,
+        x: np.ndarray,
+        states: States,
+        padded: Padded | None,
+        save: bool,
+        recompute: bool,
+        dropout: "_Dropout | None",
+    ) -> tuple[np.ndarray, States, Any]:
+        """Packed in between if `padded`."""
+        rows = None
+        if padded is not None:
+            x, states, rows = self.layers[0].pack(padded, x), padded.sort(states), padded.packed
+        saved: Any
+        if recompute and x.size:
+            from . import recompute as recomputing  # which imports Numba
+
+            given = (0.0, None) if dropout is None else (dropout.probability, dropout.generator)
+            y, states_n, saved = recomputing.forward(self.layers, x, states, rows, *given)
+        elif len(self.layers) == 1:
+            y, states_n, saved = self.layers[0].forward(x, states, save=save, rows=rows)
+            if save:
+                saved = _Saved([saved], [])
+        else:
+            y, states_n, saved = self._layer_by_layer(x, states, rows, save, dropout)
+        if padded is not None:
+            y, states_n = self.layers[-1].unpack(padded, y), padded.unsort(states_n)
+        return y, states_n, saved
+
+    def _layer_by_layer(
+        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: "_Dropout | None"
+    ) -> tuple[np.ndarray, States, "_Saved"]:
+        D = self._directions
+        all_states_n, all_saved = [], []
+        masks: list[Mask] = []
+        for number, layer in enumerate(self.layers):
+            if dropout is not None and number:
+                mask = Mask(dropout.generator, y.shape, dropout.probability)
+                y = mask(y)
+                if save:
+                    masks.append(mask)
+            layer_states = tuple(s[number * D : (number + 1) * D] for s in states)
+            y, states_n, saved = layer.forward(y, layer_states, save=save, rows=rows)
+            all_states_n.append(states_n)
+            all_saved.append(saved)
+        return y, _stacked(all_states_n), _Saved(all_saved, masks)
+
+    def backward(
+        self, saved: "_Saved | Recomputing", padded: Padded | None, dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
+        """The gradients of x, of the initial states and of the parameters, from those of y and of the final states."""
+        if padded is not None:
+            dy = None if dy is None else self.layers[-1].pack(padded, dy)
+            dstates = padded.sort(dstates)
+        if isinstance(saved, _Saved):
+            dx, dstates_0, all_dweights = self._layer_by_layer_back(saved, dy, dstates)
+        else:
+            dx, dstates_0, all_dweights = saved.backward(self.layers, dy, dstates)
+        named: dict[str, np.ndarray] = {}
+        for number, (layer, dweights) in enumerate(zip(self.layers, all_dweights, strict=True)):
+            named |= layer.layout.named(number, dweights)
+        if padded is not None:
+            dx, dstates_0 = self.layers[0].unpack(padded, dx), padded.unsort(dstates_0)
+        return dx, dstates_0, named
+
+    def _layer_by_layer_back(
+        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+    ) -> tuple[np.ndarray, States, list[list[dict[str, np.ndarray]]]]:
+        D = self._directions
+        all_dstates_0, all_dweights = [], []
+        for number in reversed(range(len(self.layers))):
+            layer_dstates = tuple(None if s is None else s[number * D : (number + 1) * D] for s in dstates)
+            dx, dstates_0, dweights = self.layers[number].backward(saved.layers[number], dy, layer_dstates)
+            saved.layers[number] = None  # its memory is free for the layers below
+            all_dstates_0.append(dstates_0)
+            all_dweights.append(dweights)
+            dy = saved.masks[number - 1](dx) if number and saved.masks else dx
+        return dx, _stacked(all_dstates_0[::-1]), all_dweights[::-1]
+
+
+class Backward:
+    """The gradients of one run of a layer. Callable once: what the run saved is used up.
+
+    It reads the run's `y`, which cannot be written to meanwhile, as `y -= target` would; afterwards, or once this has
+    gone, it can.
+    """
+
+    def __init__(
+        self,
+        layer: "_Recurrent",
+        layout: Layout,
+        saved: "_Saved | Recomputing",
+        y: np.ndarray,
+        steps: int,
+        batch: int,
+        batched: bool,
+        padded: Padded | None,
+    ) -> None:
+        self._layer = layer
+        self._layout = layout
+        self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
+        self._y: np.ndarray | None = y  # the caller's; None of a copy
+        y.setflags(write=False)
+        self._steps = steps
+        self._batch = batch
+        self._batched = batched
+        self._padded = padded
+
+    def _give_back(self) -> None:
+        if self._y is not None:
+            self._y.setflags(write=True)
+
+    __del__ = _give_back
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_y": None}
+
+    def __copy__(self) -> "Backward":
+        raise TypeError("backward: a shallow copy would share what is used up; use copy.deepcopy")
+
+    def __call__(self, dy: np.ndarray | None, dstate: State = None) -> Gradients:
+        """From the gradients of y and of the final state to those of x, the initial state and the parameters.
+
+        dy      shaped as y; None for zeros
+        dstate  shaped as the final state; None for zeros, and so for either of the LSTM's (dh_n, dc_n)
+
+        With `lengths`, what dy holds behind a sequence's end is never read, and dx is 0 there.
+
+        Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
+        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
+        """
+        layout, batched = self._layout, self._batched
+        if self._saved:
+            dy, dstates = layout.gradients(dy, dstate, self._steps, self._batch, batched)
+        try:
+            saved = self._saved.pop()
+        except IndexError:
+            raise RuntimeError(USED_UP) from None
+        dx, dstates_0, dparameters = self._layer._network.backward(saved, self._padded, dy, dstates)
+        self._give_back()
+        return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
+
+
+class _Dropout(NamedTuple):
+    """Between the layers, at work."""
+
+    generator: np.random.Generator
+    probability: float
+
+
+class _Saved(NamedTuple):
+    layers: list[Any]  # what each layer's `Sequence.forward` saved
+    masks: list[Mask]  # of the y of each layer but the last; empty without dropout
+
+
+def _stacked(layers: list[States]) -> States:
+    """The states of all layers, (L*D, B, n), from each layer's (D, B, n)."""
+    return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
