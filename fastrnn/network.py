@@ -207,18 +207,16 @@ class Backward:
         self._layer = layer
         self._layout = layout
         self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
-        self._y: np.ndarray | None = y  # the caller's; None of a copy
+        self._y: np.ndarray | None = y  # the caller's; None of a copy, and when it has been used
         y.setflags(write=False)
         self._steps = steps
         self._batch = batch
         self._batched = batched
         self._padded = padded
 
-    def _give_back(self) -> None:
+    def __del__(self) -> None:
         if self._y is not None:
             self._y.setflags(write=True)
-
-    __del__ = _give_back
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_y": None}
@@ -245,7 +243,9 @@ class Backward:
         except IndexError:
             raise RuntimeError(USED_UP) from None
         dx, dstates_0, dparameters = self._layer._network.backward(saved, self._padded, dy, dstates)
-        self._give_back()
+        if self._y is not None:
+            self._y.setflags(write=True)
+            self._y = None
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from .options import INNER
 from .simd import I8, pointer
-from .workers import load_word, share
+from .workers import larger, load_word, share, smaller
 
 # of the argument block of a copying call (the header's first words are the workers' as everywhere)
 STEPS = 8  # of the target
@@ -69,7 +69,7 @@ def make_copying():
                 before = rows_before(source_starts, batch, step_there)
                 there = rows_before(source_starts, batch, step_there + 1) - before
                 source += before * source_row
-            for number in range(max(first, begin), min(last, end)):
+            for number in range(larger(first, begin), smaller(last, end)):
                 row = number - begin
                 if order != 0:
                     row = load_word(order, row)

@@ -8,7 +8,7 @@ lanes), zeros for units that are not there. A row of biases is such a matrix, of
 from .simd import vectors
 from .target import vector_unit
 from .tile import transpose
-from .workers import load_word, quotient, share
+from .workers import load_word, quotient, share, smaller
 
 # --- a job: what one parameter gives for a matrix, or a part of its depth; words of int64 --------------------------
 SOURCE = 0  # address of the weights' first row used
@@ -63,7 +63,7 @@ def make_packing(dtype: str):
                     rows = source + unit * source_row
                     line = abreast * vector_bytes
                     for k in range(0, depth, lanes):
-                        columns = min(lanes, depth - k)
+                        columns = smaller(lanes, depth - k)
                         turn(rows + k * size, source_row, units - unit, columns, place + k * line, line, broadcast(0))
                 else:
                     for k in range(depth):

@@ -14,7 +14,7 @@ from .options import INNER
 from .simd import CACHE_LINE
 from .target import vector_unit
 from .tile import abreast, tallest, widest
-from .workers import arguments_at, call, load_word, quotient, rounded_up
+from .workers import arguments_at, call, larger, load_word, quotient, rounded_up, smaller
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024
@@ -118,12 +118,12 @@ def make_stage():
         part_of_unit_bytes = each * vector_bytes if parts_of_unit > 1 else unit_bytes
         step = unit_bytes if rounds > 1 else part_of_unit_bytes
         row_step = span * unit_bytes
-        part = max(rounded_up(length, parts), 1)
-        pace = min(CACHE_LINE, rounded_up(fetched, part))
+        part = larger(rounded_up(length, parts), 1)
+        pace = smaller(CACHE_LINE, rounded_up(fetched, part))
         for turn_of_unit in range(rounds):
             k = 0
             while k < length:
-                depth = min(part, length - k)
+                depth = smaller(part, length - k)
                 here, block = block, block + depth * line_bytes
                 k += depth
                 soon, soon_step = block, parts_of_unit * group_bytes
@@ -186,17 +186,17 @@ def make_stage():
         widest_tile = widest_tiles[multiplied, low + 1 if taller else low]
         most_groups = units_abreast[multiplied, low + 1 if taller else low]
         most_span = most_units if rows == 1 else quotient(most_units, rows)  # groups whose sums have room
-        deepest = max(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
+        deepest = larger(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
         downwards = first_group > last_group
         number_of_groups = first_group - last_group if downwards else last_group - first_group
         # the operands' rows of one block stay in the second-level cache while the groups of units pass by
         for first_of_block in range(0, tiles, _TILES_OF_BLOCK):
-            last_of_block = min(first_of_block + _TILES_OF_BLOCK, tiles)
+            last_of_block = smaller(first_of_block + _TILES_OF_BLOCK, tiles)
             left = number_of_groups
             while left > 0:
                 groups = fitting(most_groups, left)
                 log_groups = (groups > 1) + (groups > 2) + (groups > 4)
-                tile_groups = min(groups * parts_of_unit, widest_tile)
+                tile_groups = smaller(groups * parts_of_unit, widest_tile)
                 rounds = 1 if tile_groups > 1 else parts_of_unit  # as many as the groups need of such tiles
                 parts = rounded_up(groups * deepest, part_bytes * rounds)
                 sharing = last_of_block - first_of_block
@@ -206,7 +206,7 @@ def make_stage():
                 apart = parts > 1 or (x_depth > 0 and depth > 0)
                 if apart:
                     sharing = at_once
-                pieces = max(min(left, most_span) >> log_groups, 1) if at_once == tiles else 1
+                pieces = larger(smaller(left, most_span) >> log_groups, 1) if at_once == tiles else 1
                 span = pieces * groups
                 lowest = last_group + left - span if downwards else last_group - left
                 left -= span
@@ -215,10 +215,10 @@ def make_stage():
                 next_groups = fitting(most_groups, left) if left > 0 else 0
                 first_tile = first_of_block
                 while first_tile < last_of_block:  # a `range` with a step divides to count its turns
-                    last_tile = min(first_tile + at_once, last_of_block)
+                    last_tile = smaller(first_tile + at_once, last_of_block)
                     turn = 0 if apart else first_tile - first_of_block
-                    row = first_row + first_tile * low + min(first_tile, taller)
-                    end_row = first_row + last_tile * low + min(last_tile, taller)
+                    row = first_row + first_tile * low + smaller(first_tile, taller)
+                    end_row = first_row + last_tile * low + smaller(last_tile, taller)
                     call(formula, (BEGIN, table, row, end_row, lowest, lowest + span, units, scratch))
                     for piece in range(pieces):
                         above = (pieces - 1 - piece if downwards else piece) * groups

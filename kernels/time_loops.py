@@ -16,7 +16,7 @@ from . import block as b
 from . import weight_gradient
 from .copying import rows_before
 from .options import INNER, OPTIONS
-from .workers import call, load_word, meet, rounded_up, share, store_word
+from .workers import call, larger, load_word, meet, rounded_up, share, smaller, store_word
 
 _TABLE_ROW = 8 * b.WORK_WORDS
 _GRADIENT_BYTES = 8 * weight_gradient.JOB_WORDS
@@ -78,24 +78,17 @@ def _advance(block, table, step, inputs, before_inputs, begins, ends):
 
 
 @njit(**INNER)
-def _own_rows(block, thread, threads, by_units):
-    """(first row, last row) of the batch for this thread."""
-    batch = load_word(block, b.BATCH)
-    if threads == 1 or by_units:
-        return 0, batch
-    shares = load_word(block, b.SHARES)
-    if shares == 0:
-        return share(batch, thread, threads)
-    return load_word(shares, thread), load_word(shares, thread + 1)
-
-
-@njit(**INNER)
 def _part(block, thread, threads):
     """What a thread works with: (thread, threads, by_units, scratch), its work table, and (first row, last row)."""
     by_units = threads > 1 and load_word(block, b.BY_UNITS) != 0
     scratch = load_word(block, b.SCRATCH) + thread * load_word(block, b.SCRATCH_BYTES)
     table = load_word(block, b.WORK_TABLE) + thread * (_TABLE_ROW * load_word(block, b.PLANES))
-    first_row, last_row = _own_rows(block, thread, threads, by_units)
+    first_row, last_row = 0, load_word(block, b.BATCH)
+    shares = load_word(block, b.SHARES)
+    if threads > 1 and not by_units and shares == 0:
+        first_row, last_row = share(last_row, thread, threads)
+    elif threads > 1 and not by_units:
+        first_row, last_row = load_word(shares, thread), load_word(shares, thread + 1)
     return (thread, threads, by_units, scratch), table, first_row, last_row
 
 
@@ -103,21 +96,16 @@ def _part(block, thread, threads):
 def _end_of_run(row, last, begin, end):
     """From `row` on, where the rows end that are alike: rows from `begin` on begin now, rows from `end` on end."""
     if row < begin:
-        last = min(last, begin)
+        last = smaller(last, begin)
     if row < end:
-        last = min(last, end)
+        last = smaller(last, end)
     return last
-
-
-@njit(**INNER)
-def _groups(block, units):
-    return rounded_up(units, load_word(block, b.LANES))
 
 
 @njit(**INNER)
 def _own_groups(block, units, thread, threads, by_units):
     """(first group, last group) of so many units for this thread."""
-    groups = _groups(block, units)
+    groups = rounded_up(units, load_word(block, b.LANES))
     if by_units:
         return share(groups, thread, threads)
     return 0, groups
@@ -200,7 +188,7 @@ def _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units
     for run in range(runs):
         start = _rows_before(block, low + run) + first_row
         if by_step:
-            rows = min(last_row, _rows(block, low + run)) - first_row
+            rows = smaller(last_row, _rows(block, low + run)) - first_row
             if rows <= 0:
                 continue
         for gate in range(gates):
@@ -236,8 +224,8 @@ def _forward(thread, threads, block):
     behind = 0  # rows of the step before
     for turn in range(steps):
         here = _rows(block, step)
-        last = min(last_row, here)
-        begin = min(here, behind)
+        last = smaller(last_row, here)
+        begin = smaller(here, behind)
         # the sums W x of the steps up to `chunk_end` are there; else the first stage makes this step's, or they are
         # made now for a chunk of steps
         within = step == chunk_end + sign and last - first_row >= enough
@@ -245,7 +233,7 @@ def _forward(thread, threads, block):
             chunk_end = step
         elif step == chunk_end + sign:
             chunk_end = _end_of_chunk(block, step, sign, whole)
-            low, high = min(step, chunk_end), max(step, chunk_end)
+            low, high = smaller(step, chunk_end), larger(step, chunk_end)
             _sum_inputs(block, low, high, first_row, last_row, thread, threads, by_units, scratch)
         before_inputs = -1 if within else _sums_before(block, step, low, whole)
         x_address = load_word(block, b.X_OPERAND) + _rows_before(block, step) * x_row
@@ -286,9 +274,9 @@ def _backward(thread, threads, block):
     behind = 0
     for turn in range(steps):
         here = _rows(block, step)
-        last = min(last_row, here)
-        begin = min(here, behind)
-        ending = min(here, _rows(block, step + sign))
+        last = smaller(last_row, here)
+        begin = smaller(here, behind)
+        ending = smaller(here, _rows(block, step + sign))
         for number in range(stages):
             stage = first_stage + number * _STAGE_BYTES
             depth = load_word(stage, b.STAGE_DEPTH)
@@ -310,8 +298,8 @@ def _backward(thread, threads, block):
             if by_units:
                 target += threads
                 meet(block, target)
-        if max(first_row, ending) < last:  # what these rows hand back is dL/dh_0
-            row = max(first_row, ending)
+        if larger(first_row, ending) < last:  # what these rows hand back is dL/dh_0
+            row = larger(first_row, ending)
             call(
                 load_word(block, b.STAGE_KERNEL), (block + 8 * b.DH_0_RECIPE,
                 load_word(block, b.DH_0_TABLE), row, last - row, units, first, end, *_NO_PRODUCT,
@@ -330,7 +318,7 @@ def _products_over_all_steps(block, thread, threads, scratch):
     """The gradients of x and of the parameters, from those of the gates, which are there for all steps."""
     first_row, last_row = share(load_word(block, b.ROWS), thread, threads)
     units = load_word(block, b.DX_UNITS)
-    groups = _groups(block, units)
+    _, groups = _own_groups(block, units, thread, threads, False)
     operand_row = load_word(block, b.DX_OPERAND_ROW)
     call(
         load_word(block, b.STAGE_KERNEL), (block + 8 * b.DX_RECIPE, load_word(block, b.DX_TABLE),

@@ -17,7 +17,7 @@ from .options import OPTIONS
 from .simd import vectors
 from .target import vector_unit
 from .tile import tallest, transpose, widest
-from .workers import call, load_word, share
+from .workers import call, larger, load_word, share, smaller
 
 # --- a job: the gradients that some gates' gradients give, words of int64 ------------------------------------------
 GATE = 0  # address of the gate gradients, (rows, width)
@@ -90,7 +90,7 @@ def make_weight_gradient(dtype: str):
         edge_rows = load_word(product, EDGE_ROWS)
         edge = all_rows - edge_rows
         operand, row = in_order(load_word(product, OPERAND), load_word(product, OPERAND_ROW), all_rows, sign)
-        inner = min(max(edge - start, 0), rows)
+        inner = smaller(larger(edge - start, 0), rows)
         pack_rows(operand + start * row, row, units, inner, target, group_bytes)
         operand, row = in_order(load_word(product, EDGE_OPERAND), load_word(product, EDGE_ROW), edge_rows, sign)
         pack_rows(
@@ -107,7 +107,7 @@ def make_weight_gradient(dtype: str):
                     source + row * source_row + offset,
                     source_row,
                     rows - row,
-                    min(width - first, lanes),
+                    smaller(width - first, lanes),
                     target + first * line_bytes + row * size,
                     line_bytes,
                     load(totals + offset, lanes),
@@ -163,7 +163,7 @@ def make_weight_gradient(dtype: str):
                         put(place, (load(out + kept + offset, units - g * lanes) if goes_on else zero,))
                         fetch(result + offset)
                         place += vector_bytes
-                soon = (group + groups) % all_groups + min(number, groups - 1)
+                soon = (group + groups) % all_groups + smaller(number, groups - 1)
                 call(
                     tile,
                     (
@@ -205,7 +205,7 @@ def make_weight_gradient(dtype: str):
         before = load_word(job, BEFORE)
         start = 0
         while start < all_rows:
-            rows = min(BLOCK_ROWS - before, all_rows - start)
+            rows = smaller(BLOCK_ROWS - before, all_rows - start)
             goes_on = before > 0
             closes = before + rows == BLOCK_ROWS or load_word(job, MORE) == 0
             group_bytes = rows * vector_bytes + _APART
@@ -217,7 +217,7 @@ def make_weight_gradient(dtype: str):
             totals = turned + (_WIDTH_AT_ONCE + lanes) * line_bytes
             sums = totals + (_WIDTH_AT_ONCE + lanes) * size
             for part in range(first, last, _WIDTH_AT_ONCE):
-                width = min(_WIDTH_AT_ONCE, last - part)
+                width = smaller(_WIDTH_AT_ONCE, last - part)
                 place = bias + part * size
                 begin_totals(place + kept, width, goes_on and bias != 0, totals)
                 turn_gate(gate + part * size, gate_row, width, rows, turned, totals)

@@ -53,6 +53,21 @@ def quotient(typing, number, divisor):
     return types.int64(types.int64, types.int64), lower
 
 
+def _choice(ordering):
+    @intrinsic
+    def choose(typing, a, b):
+        def lower(context, builder, sig, args):
+            return builder.select(builder.icmp_signed(ordering, *args), *args)
+
+        return types.int64(types.int64, types.int64), lower
+
+    return choose
+
+
+# of two int64; `min` and `max` Numba would compile as functions, once for each kind of arguments
+smaller, larger = _choice("<"), _choice(">")
+
+
 @njit(**INNER)
 def rounded_up(number, divisor):
     """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
@@ -217,5 +232,5 @@ def share(number, thread, threads):
     """The part [first, last) of `number` things that this thread takes; parts differ by one at most."""
     each = quotient(number, threads)
     more = number - each * threads
-    first = thread * each + min(thread, more)
+    first = thread * each + smaller(thread, more)
     return first, first + each + (1 if thread < more else 0)
