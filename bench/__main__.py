@@ -7,13 +7,14 @@ import sys
 import time
 
 from bench import details, machine, parity, results, timing
-from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, available_cores, default_threads, problem, table
+from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, default_threads, problem, table
 from bench.checked import WrongResults
 from bench.comparison import times_faster
 from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
 from bench.report import PAGE, write_docs
 from bench.sections import Effort, sections
+from fastrnn.experiments.host import processors
 
 EXIT_WRONG_RESULTS = 1
 GRID = "grid"
@@ -171,7 +172,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     for competitor, reason in absent.items():
         print(f"{LABELS[competitor]} is absent: {reason}")
     load = description["machine"]["load_average"]
-    if load is not None and load > BUSY * available_cores():
+    if load is not None and load > BUSY * processors():
         print(f"warning: other programs are running (load average {load}); with them on the cores no time is reliable")
     print("measuring the machine's limits", flush=True)
     start = time.perf_counter()

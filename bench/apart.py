@@ -13,8 +13,9 @@ from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.cases import Problem, available_cores
+from bench.cases import Problem
 from bench.competitors import Runner, Unsupported
+from fastrnn.experiments.host import processors
 
 
 def prepare_apart(competitor: str, problem: Problem, mode: str, threads: int) -> Runner:
@@ -22,7 +23,7 @@ def prepare_apart(competitor: str, problem: Problem, mode: str, threads: int) ->
 
     Unsupported where the system cannot pin a process to fewer cores than there are.
     """
-    if threads < available_cores() and not hasattr(os, "sched_setaffinity"):
+    if threads < processors() and not hasattr(os, "sched_setaffinity"):
         raise Unsupported("its threads cannot be limited here")
     ask = _process(competitor, threads)
     ask("prepare", problem, mode, threads)
@@ -58,7 +59,7 @@ def _process(competitor: str, threads: int):
 
 def _serve(connection: Connection, competitor: str, threads: int) -> None:
     """Answer questions until the other end is closed."""
-    if threads < available_cores():
+    if threads < processors():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     from bench import timing
     from bench.jax_model import prepare_jax

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import numpy as np
+
+from fastrnn.experiments.host import processors
 
 CELLS = ("lstm", "gru", "rnn")
 MODES = ("forward", "training")
@@ -71,16 +72,9 @@ class Case:
         return fnmatch(f"-{self.id}-", f"*-{pattern}-*")
 
 
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def default_threads() -> tuple[int, ...]:
     """1, 2 and every core, as far as this machine has them."""
-    cores = available_cores()
+    cores = processors()
     return tuple(sorted({n for n in (1, 2, cores) if n <= cores}))
 
 

@@ -23,8 +23,8 @@ from fastrnn.kernels.target import vector_unit
 from numba import njit
 
 from bench import machine
-from bench.cases import available_cores
 from bench.results import FOLDER
+from fastrnn.experiments.host import processors
 
 LIMIT = 2.0
 """The largest error allowed, in units in the last place."""
@@ -132,7 +132,7 @@ def judge(name: str, ranges: Iterable[tuple[int, int]]) -> Verdict:
     """The verdict on ranges of inputs (bits of the first, how many), each within one sign; ranges run in parallel."""
     compiled = _judge(name)
     compiled(0, 1)
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         parts = list(pool.map(lambda part: Verdict(*compiled(*part)), ranges))
     worst = max(parts, key=lambda part: part.error)
     return Verdict(

@@ -16,8 +16,8 @@ import llvmlite.binding
 import numpy as np
 
 from bench import limit_kernels
-from bench.cases import available_cores
 from bench.roofline import Limits
+from fastrnn.experiments.host import cpu_name, processors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax")
@@ -44,9 +44,9 @@ def describe() -> dict:
     """The parts of a results file that say where, with what and when it was measured (see bench.results)."""
     return {
         "machine": {
-            "cpu": cpu_model(),
+            "cpu": cpu_name(),
             "microarchitecture": llvmlite.binding.get_host_cpu_name(),
-            "cores": available_cores(),
+            "cores": processors(),
             "vector": limit_kernels.VECTOR_NAME,
             "vector_bits": 8 * limit_kernels.VECTOR_BYTES,
             "system": f"{platform.system()} {platform.machine()}",
@@ -69,17 +69,6 @@ def words(text: str) -> str:
     """A text as a part of a file name."""
     parts = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return "-".join(part for part in parts if part not in ("r", "tm", "cpu", "processor"))
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux: ask the platform
-    return platform.processor() or platform.machine()
 
 
 def measure_limits(

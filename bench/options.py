@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench.cases import available_cores
+from fastrnn.experiments.host import processors
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -13,5 +13,5 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 def refuse_threads(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program if a thread count cannot be had here."""
-    if any(not 1 <= n <= available_cores() for n in options.threads or ()):
-        parser.error(f"--threads: expected counts of 1 to {available_cores()}, the cores of this machine")
+    if any(not 1 <= n <= processors() for n in options.threads or ()):
+        parser.error(f"--threads: expected counts of 1 to {processors()}, the cores of this machine")

@@ -27,8 +27,9 @@ from .weights import PackedWeights, Pieces, Weights
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
-# how many plans a layer keeps, and how many idle workspaces a plan
+# how many plans a layer keeps, and bytes of their scratch memory; and how many idle workspaces a plan
 _MOST_PLANS = 16
+_MOST_BYTES = 64 << 20
 _MOST_IDLE = 2
 
 NEVER = 1 << 62  # so many rows
@@ -174,14 +175,21 @@ class Planner:
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
-                self._make_room()
                 make = self._forward if kind.forward else self._backward
-                plan = self._plans[key] = make(kind, batch, workers, by_units)
+                plan = make(kind, batch, workers, by_units)
+                self._make_room(plan.work_bytes)
+                self._plans[key] = plan
             return plan
 
-    def _make_room(self) -> None:
-        """For one more plan: the oldest goes that has not been used again since it was last looked at here."""
-        while len(self._plans) >= _MOST_PLANS:
+    def _make_room(self, needed: int) -> None:
+        """For one more plan that needs so many bytes: the oldest go that have not been used since last looked at here.
+
+        One plan is kept whatever it needs.
+        """
+        plans = self._plans
+        while plans and (
+            len(plans) >= _MOST_PLANS or needed + sum(plan.work_bytes for plan in plans.values()) > _MOST_BYTES
+        ):
             key = next(iter(self._plans))
             plan = self._plans.pop(key)
             if plan.used:

@@ -132,7 +132,10 @@ def dtypes(device: str) -> tuple[np.dtype, ...]:
 
 
 def float_dtype(value: Any, dtypes: Sequence[np.dtype] = DTYPES) -> np.dtype:
-    """One of `dtypes`, from its name, its NumPy type or its np.dtype."""
+    """One of `dtypes`, from its name, its NumPy type or its np.dtype, or PyTorch's of that name."""
+    name = str(value)
+    if name.startswith("torch."):
+        value = name.removeprefix("torch.")
     if isinstance(value, str | type | np.dtype):
         for dtype in dtypes:
             if value in (dtype.name, dtype.type, dtype):

@@ -4,7 +4,7 @@ The formulas are plain Python over values: they run on Python floats, on SIMD ve
 threads. A cell is a few *stages* a step. A stage multiplies one operand by one packed matrix, and hands every unit
 its sums together with whatever else the formula reads at that unit:
 
-    sums = start(*begin values) + operand @ matrix
+    sums = begin values + operand @ matrix
     outputs = finish(*activate(*sums), *values read)
 
 Everything read or written is a *plane*, a (B, units) slab for each step, named in the table at the end. `h_prev` and
@@ -160,7 +160,7 @@ def hidden_gradient(back, dy, dh_next):
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One product and the formula on its sums.
 
@@ -178,7 +178,6 @@ class Stage:
     weight: str
     gates: tuple[int, ...]
     begins: tuple[str, ...]  # planes that the sums begin with
-    start: Callable
     reads: tuple[str, ...]
     finish: Callable
     writes: tuple[str, ...]
@@ -247,20 +246,16 @@ _BOTH = ("bias_ih", "bias_hh")
 
 def _lstm_forward(output):
     return Stage(
-        ("h_prev",), "weight_hh", (0, 1, 2, 3), _LSTM_INPUTS, same,
-        ("c_prev",), lstm, (output, "c", *_IFGO), 2,
-        activate=lstm_gates,
+        operand=("h_prev",), weight="weight_hh", gates=(0, 1, 2, 3), begins=_LSTM_INPUTS, activate=lstm_gates,
+        reads=("c_prev",), finish=lstm, writes=(output, "c", *_IFGO), always=2,
     )  # fmt: skip
 
 
 def _lstm_backward(operand, weight, gates, dy, dh_next, keeps):
     return Stage(
-        operand, weight, gates, ("zero",), same,
+        operand=operand, weight=weight, gates=gates, begins=("zero",),
         reads=(dy, dh_next, "i", "f", "g", "o", "c", "c_prev", "dc_next"),
-        finish=lstm_backward,
-        writes=("dc_next", "i", "f", "g", "o"),
-        always=5,
-        keeps=keeps,
+        finish=lstm_backward, writes=("dc_next", "i", "f", "g", "o"), always=5, keeps=keeps,
     )  # fmt: skip
 
 
@@ -293,21 +288,15 @@ LSTM_PROJECTED = Cell(
     inputs=_LSTM_INPUTS,
     forward=(
         _lstm_forward("m"),
-        Stage(("m",), "weight_hr", (0,), ("zero",), same, (), same, ("h",), 1, units="output"),
+        Stage(
+            operand=("m",), weight="weight_hr", gates=(0,), begins=("zero",), units="output",
+            reads=(), finish=same, writes=("h",), always=1,
+        ),
     ),
     backward=(
         Stage(
-            _IFGO,
-            "weight_hh",
-            (0, 1, 2, 3),
-            ("zero",),
-            same,
-            ("dy", "dh_next"),
-            hidden_gradient,
-            ("dh",),
-            1,
-            units="output",
-            keeps=("carried",),
+            operand=_IFGO, weight="weight_hh", gates=(0, 1, 2, 3), begins=("zero",), units="output",
+            reads=("dy", "dh_next"), finish=hidden_gradient, writes=("dh",), always=1, keeps=("carried",),
         ),
         _lstm_backward(("dh",), "weight_hr", (0,), "zero", "zero", ("dc_t",)),
     ),
@@ -315,7 +304,7 @@ LSTM_PROJECTED = Cell(
     saved=(*_IFGO, "m"),
     input_gradient=(_IFGO, (0, 1, 2, 3)),
     weight_gradients=(_LSTM_WEIGHT_GRADIENT, WeightGradient(("dh",), 0, (("weight_hr", "m"),))),
-)
+)  # fmt: skip
 
 # `hn`, what r multiplies, is saved in the place of the gradient towards R h; n has its own gradient towards W x
 GRU = Cell(
@@ -331,16 +320,15 @@ GRU = Cell(
     inputs=("x_n", "x_r", "x_z"),
     forward=(
         Stage(
-            ("h_prev",), "weight_hh", (0, 1, 2), ("x_n", "x_r", "x_z", "b_hn"), same,
-            ("h_prev",), gru, ("h", "n", "r", "z", "hn"), 1,
-            activate=gru_gates,
+            operand=("h_prev",), weight="weight_hh", gates=(0, 1, 2), begins=("x_n", "x_r", "x_z", "b_hn"),
+            activate=gru_gates, reads=("h_prev",), finish=gru, writes=("h", "n", "r", "z", "hn"), always=1,
         ),
     ),
     backward=(
         Stage(
-            ("r", "z", "hn"), "weight_hh", (0, 1, 2), ("zero",), same,
-            ("dy", "dh_next", "n", "r", "z", "hn", "h_prev"), gru_backward, ("dh_next", "n", "r", "z", "hn"), 5,
-            keeps=("carried",),
+            operand=("r", "z", "hn"), weight="weight_hh", gates=(0, 1, 2), begins=("zero",),
+            reads=("dy", "dh_next", "n", "r", "z", "hn", "h_prev"),
+            finish=gru_backward, writes=("dh_next", "n", "r", "z", "hn"), always=5, keeps=("carried",),
         ),
     ),
     carries_hidden=True,
@@ -362,20 +350,23 @@ GRU_RESET_BEFORE = Cell(
     inputs=("x_r", "x_z", "x_n"),
     forward=(
         Stage(
-            ("h_prev",), "weight_hh", (0, 1), ("x_r", "x_z"), same, ("h_prev",), gru_reset, ("q", "z", "r"), 2,
-            activate=gru_reset_gates,
+            operand=("h_prev",), weight="weight_hh", gates=(0, 1), begins=("x_r", "x_z"), activate=gru_reset_gates,
+            reads=("h_prev",), finish=gru_reset, writes=("q", "z", "r"), always=2,
         ),
-        Stage(("q",), "weight_hh", (2,), ("x_n",), same, ("z", "h_prev"), gru_candidate, ("h", "n"), 1),
+        Stage(
+            operand=("q",), weight="weight_hh", gates=(2,), begins=("x_n",),
+            reads=("z", "h_prev"), finish=gru_candidate, writes=("h", "n"), always=1,
+        ),
     ),
     backward=(
         Stage(
-            ("r", "z"), "weight_hh", (0, 1), ("zero",), same,
-            ("dy", "dh_next", "z", "n", "h_prev"), gru_candidate_backward, ("dh_next", "z", "n"), 3,
-            keeps=("carried",),
+            operand=("r", "z"), weight="weight_hh", gates=(0, 1), begins=("zero",),
+            reads=("dy", "dh_next", "z", "n", "h_prev"),
+            finish=gru_candidate_backward, writes=("dh_next", "z", "n"), always=3, keeps=("carried",),
         ),
         Stage(
-            ("n",), "weight_hh", (2,), ("zero",), same,
-            ("r", "h_prev", "dh_next"), gru_reset_backward, ("dh_next", "r"), 2,
+            operand=("n",), weight="weight_hh", gates=(2,), begins=("zero",),
+            reads=("r", "h_prev", "dh_next"), finish=gru_reset_backward, writes=("dh_next", "r"), always=2,
         ),
     ),
     carries_hidden=True,
@@ -395,11 +386,16 @@ def _rnn(name, forward, backward):
         has_cell_state=False,
         biases=(Bias("b_a", _BOTH, 0),),
         inputs=("x_a",),
-        forward=(Stage(("h_prev",), "weight_hh", (0,), ("x_a",), same, (), forward, ("h",), 1),),
+        forward=(
+            Stage(
+                operand=("h_prev",), weight="weight_hh", gates=(0,), begins=("x_a",),
+                reads=(), finish=forward, writes=("h",), always=1,
+            ),
+        ),
         backward=(
             Stage(
-                ("a",), "weight_hh", (0,), ("zero",), same, ("dy", "dh_next", "h"), backward, ("a",), 1,
-                keeps=("carried",),
+                operand=("a",), weight="weight_hh", gates=(0,), begins=("zero",),
+                reads=("dy", "dh_next", "h"), finish=backward, writes=("a",), always=1, keeps=("carried",),
             ),
         ),
         carries_hidden=False,

@@ -16,8 +16,7 @@ from .block import WORK_WORDS
 from .cells import CELLS, plus_direct, same
 from .options import INNER
 from .planes import backward_planes, forward_planes, plane_numbers
-from .simd import I64, Vector, load_counted, pointer, prefetch, store_counted, vectors
-from .target import vector_unit
+from .simd import ELEMENTS, I64, Vector, lanes_of, load_counted, pointer, prefetch, store_counted
 from .workers import arguments_at
 
 BEGIN, FINISH = 0, 1  # what a call of a formula does
@@ -147,18 +146,18 @@ def make_formula(direction: str, cell: str, number: str, dtype: str):
         planes, stage = forward_planes(description), description.forward[int(number)]
         writes = stage.writes if direction == "forward_saving" else stage.writes[: stage.always]
     numbers = (plane_numbers(planes, names) for names in (stage.begins, stage.reads, writes))
-    return _make(dtype, *numbers, stage.start, stage.activate, stage.finish)
+    return _make(dtype, *numbers, stage.activate, stage.finish)
 
 
 def make_sums(sums: str, dtype: str):
     """None: planes 0 .. sums-1 are what the sums begin with, the next are where they go."""
     number = int(sums)
-    return _make(dtype, tuple(range(number)), (), tuple(range(number, 2 * number)), same, same, same)
+    return _make(dtype, tuple(range(number)), (), tuple(range(number, 2 * number)), same, same)
 
 
 def make_added_sum(dtype: str):
     """Of a sum that begins with plane 0: plane 1 is added to it, and it goes to plane 2."""
-    return _make(dtype, (0,), (1,), (2,), same, same, plus_direct)
+    return _make(dtype, (0,), (1,), (2,), same, plus_direct)
 
 
 @cache
@@ -167,7 +166,7 @@ def _inlined(function):
     return njit(**INNER)(function)
 
 
-def _make(dtype, begins, reads, writes, start, activate, finish):
+def _make(dtype, begins, reads, writes, activate, finish):
     """A formula that reads and writes these plane numbers of the work table, and has a sum for each of `begins`.
 
     formula(part, table, first_row, last_row, first_group, last_group, units, place)
@@ -175,8 +174,7 @@ def _make(dtype, begins, reads, writes, start, activate, finish):
         table: address of the work table, (planes, 2): address of row 0 at this step, bytes from row to row
         place: address of the sums
     """
-    size = vectors(dtype, 1).itemsize
-    lanes = vector_unit().lanes(size)
+    size, lanes = ELEMENTS[dtype].itemsize, lanes_of(dtype)
     unit_bytes = len(begins) * lanes * size
     begin_places, read_places, write_places = map(row_places, (begins, reads, writes))
     read_begins, _ = plane_access(dtype, lanes, len(begins))
@@ -185,7 +183,7 @@ def _make(dtype, begins, reads, writes, start, activate, finish):
     needed = tuple(dict.fromkeys(reads + writes))
     needed_places, fetch = row_places(needed), plane_fetcher(len(needed))
     put, get = scratch_access(dtype, lanes, len(begins))
-    start, activate_sums, finish_sums = _inlined(start), _inlined(activate), _inlined(finish)
+    activate_sums, finish_sums = _inlined(activate), _inlined(finish)
     activates = activate is not same
 
     def formula(arguments):
@@ -195,7 +193,7 @@ def _make(dtype, begins, reads, writes, start, activate, finish):
                 begin_rows, needed_rows = begin_places(table, row), needed_places(table, row)
                 for group in range(first_group, last_group):
                     unit = group * lanes
-                    put(place, start(*read_begins(begin_rows, unit * size, units - unit)))
+                    put(place, read_begins(begin_rows, unit * size, units - unit))
                     fetch(needed_rows, unit * size)
                     place += unit_bytes
             return

@@ -5,8 +5,7 @@ or a part of them; and within it, for each k, the vectors of the units' sums: (g
 lanes), zeros for units that are not there. A row of biases is such a matrix, of depth 1 and one sum a unit.
 """
 
-from .simd import vectors
-from .target import vector_unit
+from .simd import ELEMENTS, lanes_of, vectors
 from .tile import transpose
 from .workers import load_word, quotient, share, smaller
 
@@ -33,8 +32,7 @@ HEADER_WORDS = 10
 
 def make_packing(dtype: str):
     """pack(thread, threads, block) runs all its jobs, groups shared between threads."""
-    size = vectors(dtype, 1).itemsize
-    lanes = vector_unit().lanes(size)
+    size, lanes = ELEMENTS[dtype].itemsize, lanes_of(dtype)
     vector = vectors(dtype, lanes)
     load, store = vector.load, vector.store
     vector_bytes = lanes * size

@@ -49,6 +49,11 @@ ELEMENTS = {
 }
 
 
+def lanes_of(dtype: str) -> int:
+    """How many numbers of that type fill a vector register."""
+    return vector_unit().lanes(ELEMENTS[dtype].itemsize)
+
+
 class Vector(types.Type):
     """`lanes` numbers of one floating-point type in a vector register."""
 
@@ -247,9 +252,7 @@ def vectors(dtype: str, lanes: int) -> SimpleNamespace:
 
         return types.void(types.int64), lower
 
-    return SimpleNamespace(
-        fetch=fetch, type=vector, lanes=lanes, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast
-    )
+    return SimpleNamespace(fetch=fetch, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast)
 
 
 # --- functions of vectors ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .simd import CACHE_LINE, I32, I64, Vector, call_fma, load_counted, pointer, prefetch, splat, vectors
+from .simd import CACHE_LINE, I32, I64, Vector, call_fma, lanes_of, load_counted, pointer, prefetch, splat
 from .target import vector_unit
 from .workers import arguments_at, load_arguments
 
@@ -164,7 +164,7 @@ def make_tile(sums: str, dtype: str):
         soon: what lies from here on will be needed soon, and is brought nearer, `pace` bytes for each of `depth`
     """
     number = int(sums)
-    vector = Vector(dtype, vector_unit().lanes(vectors(dtype, 1).itemsize))
+    vector = Vector(dtype, lanes_of(dtype))
 
     @intrinsic
     def choose(typing, shape, arguments):

@@ -14,8 +14,7 @@ from numba import njit
 
 from .formula import scratch_access
 from .options import OPTIONS
-from .simd import vectors
-from .target import vector_unit
+from .simd import lanes_of, vectors
 from .tile import tallest, transpose, widest
 from .workers import call, larger, load_word, share, smaller
 
@@ -54,7 +53,7 @@ def scratch_numbers(units: int, lanes: int) -> int:
 
 def make_weight_gradient(dtype: str):
     """add(tile, job, thread, threads, scratch): this thread's part of one job, by rows of the result."""
-    lanes = vector_unit().lanes(vectors(dtype, 1).itemsize)
+    lanes = lanes_of(dtype)
     vector = vectors(dtype, lanes)
     load, store, fetch, size = vector.load, vector.store, vector.fetch, vector.itemsize
     vector_bytes = lanes * size

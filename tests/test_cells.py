@@ -143,7 +143,7 @@ class OneUnit:
             for bias, plane in zip(cell.biases, cell.inputs, strict=False):
                 planes[plane] = planes[bias.plane] + values["weight_ih", bias.gate] * values["x", t]
             for stage in cell.forward:
-                begins = stage.start(*[planes[name] for name in stage.begins])
+                begins = [planes[name] for name in stage.begins]
                 (operand,) = stage.operand
                 alone = len(begins) - len(stage.gates)
                 sums = [*begins[:alone]] + [
@@ -174,7 +174,7 @@ class OneUnit:
             planes = steps[t] | {"dy": self.upstream[t], "dh_next": dh_next, "dc_next": dc_next}
             for number, stage in enumerate(cell.backward):
                 operands = later if number == 0 else planes
-                (total,) = stage.start(*[planes[name] for name in stage.begins])
+                (total,) = (planes[name] for name in stage.begins)
                 total += self.product(stage, operands)
                 outputs = stage.outputs([total], [planes[name] for name in stage.reads])
                 planes |= dict(zip(stage.writes + stage.keeps, outputs, strict=False))
@@ -264,7 +264,7 @@ def test_a_cell_has_as_many_gates_as_elsewhere(cell):
 @every_cell
 def test_formulas_take_and_give_what_the_stages_say(cell):
     for stage in cell.forward + cell.backward:
-        begins = stage.start(*[0.5] * len(stage.begins))
+        begins = (0.5,) * len(stage.begins)
         assert len(begins) >= len(stage.gates) if stage in cell.forward else len(begins) == 1
         assert len(stage.activate(*begins)) == len(begins)
         outputs = stage.outputs(begins, [0.5] * len(stage.reads))

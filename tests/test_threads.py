@@ -434,6 +434,22 @@ def test_many_python_threads_may_call_one_layer_with_more_sizes_than_it_has_plan
         sys.setswitchinterval(before)
 
 
+def test_large_plans_are_kept_only_as_memory_allows(threads, monkeypatch):
+    from fastrnn import plans
+
+    threads(1)
+    monkeypatch.setattr(plans, "_MOST_BYTES", 1 << 20)
+    layer = fastrnn.LSTM(3, 40)
+    for batch in (1, 400, 500, 600, 700, 5000, 2, 3):
+        x = np.ones((2, batch, 3), np.float32)
+        (y, _), backward = layer.vjp(x)
+        assert_same_bits({"y": y}, {"y": np.repeat(layer(x[:, :1])[0], batch, axis=1)})
+        backward(y)
+        there = layer.sequences[0].kernels()._planner._plans.values()
+        assert len(there) == 1 or sum(plan.work_bytes for plan in there) <= 1 << 20
+    assert len(there) > 1
+
+
 def test_a_size_in_use_keeps_its_plan_while_others_come_and_go(threads):
     from fastrnn.plans import _MOST_PLANS, FORWARD_KIND
 

@@ -26,7 +26,6 @@ class DirectionMemory:
         T, B, H, R = shape
         kept = T if save else 1
         self._arrays = arrays
-        self._cell = cell
         self._T, self._B, self._H = T, B, H
         self.reverse = reverse
         self.save = save

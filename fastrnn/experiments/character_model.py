@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import GRU, LSTM, RNN
+from fastrnn.dropout import Mask
 from fastrnn.files import new_file
 
 from .losses import BITS_PER_NAT, cross_entropy, softmax_cross_entropy
@@ -129,8 +130,7 @@ class CharacterModel:
         """Factors for the elements of y: 0 where dropout drops one. All 1, of shape (), without dropout."""
         if not self._dropout:
             return np.ones((), y.dtype)
-        kept = self._dropout_generator.random(y.shape, dtype=np.float32) >= self._dropout
-        return kept * y.dtype.type(1.0 / (1.0 - self._dropout))
+        return Mask(self._dropout_generator, y.shape, self._dropout).factors().astype(y.dtype, copy=False)
 
     def _embedding_gradient(self, inputs: np.ndarray, dx: np.ndarray) -> np.ndarray:
         """For each character (V, E), the sum of dx (T, B, E) over where it stands in inputs (T*B,)."""

@@ -37,14 +37,14 @@ def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool,
     written += [(n, operand) for n, plane in written for operand in run.operand_of(plane)]
     write = planes_writer(run, written, dtype)
     add = product_adder(len(stage.begins), len(sums))
-    start, activate, finish = device(stage.start), device(stage.activate), device(stage.finish)
+    activate, finish = device(stage.activate), device(stage.finish)
 
     @kernel(launch_bounds=THREADS)
     def gate(table, step, units):
         row = cuda.blockIdx.x
         unit = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         if unit < units:
-            totals = add(start(*read_begins(table, step, row, unit)), read_sums(table, step, row, unit))
+            totals = add(read_begins(table, step, row, unit), read_sums(table, step, row, unit))
             values = read(table, step, row, unit)
             write(table, step, row, unit, finish(*activate(*totals), *values))
 

@@ -227,11 +227,11 @@ def _formula(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool) -
     streamed = [p for p in (*stage.begins, *stage.reads) if p not in biases and p not in WIDE and p != "zero"]
     fetch = planes_fetcher(run, streamed, dtype)
     add = product_adder(len(stage.begins), run.sums(number))
-    start, activate, finish = device(stage.start), device(stage.activate), device(stage.finish)
+    activate, finish = device(stage.activate), device(stage.finish)
 
     @device
     def apply(table, geometry, step, row, unit, sums):
-        totals = add(start(*read_begins(table, step, row, unit)), sums)
+        totals = add(read_begins(table, step, row, unit), sums)
         values = read(table, step, row, unit)
         values = finish(*activate(*totals), *values)
         write(table, step, row, unit, values)

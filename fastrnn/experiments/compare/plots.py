@@ -129,6 +129,7 @@ def gradients(results: Results) -> Figure | None:
         ax.set_yscale("log")
         ax.set_title(f"{title}: {TITLES[task].lower()}")
         ax.set_xlabel("steps before the last one")
+        ax.locator_params(axis="x", integer=True)
         ax.grid(color="0.9", linewidth=0.6)
     axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], _FLOOR))  # of both: they share it
     axes[0, 0].set_ylabel("norm of the gradient,\nrelative to the last step")
@@ -157,6 +158,7 @@ def _norms_by_radius(ax: Axes, scaled: Sequence[Scaled]) -> None:
     ax.set_yscale("log")
     ax.set_title("Plain RNN reading input: its gradient")
     ax.set_xlabel("steps before the last one")
+    ax.locator_params(axis="x", integer=True)
     ax.set_ylabel("norm, relative to the last step")
     ax.legend(fontsize=7, frameon=False, loc="lower left", title="spectral radius", title_fontsize=7, handlelength=3)
     ax.grid(color="0.9", linewidth=0.6)
