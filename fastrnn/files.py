@@ -4,11 +4,11 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import shutil
-import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "fastrnn"  # of the header in an .npz file
-_FEW = 1 << 20  # so many may be missing: then the parameters are named
+_FEW_ARRAYS, _FEW_NUMBERS = 100, 1 << 20  # so many may be missing: then the parameters are named
 
 
 def header_of(layer: "_Recurrent") -> str:
@@ -46,11 +46,11 @@ def parsed_header(text: str) -> dict[str, Any]:
     return header
 
 
-def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", numbers: int, **where: Any) -> "_Layer":
+def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", sizes: Collection[int], **where: Any) -> "_Layer":
     """A layer of that class as the header describes it, with parameters of its own.
 
-    numbers  how many the file holds: no header can ask for memory that the file does not fill
-    where    device, seed, backend
+    sizes  of the arrays in the file: no header can ask for much more memory than these fill
+    where  device, seed, backend
     """
     if header["format"] != FORMAT:
         raise ValueError(f"path: expected file format {FORMAT}, got {header['format']!r}")
@@ -59,17 +59,18 @@ def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", numbers: int, **wh
     options, known = header["options"], {*kind._names_of_options()}
     if not isinstance(options, dict) or not {"input_size", "hidden_size"} <= options.keys() <= known:
         raise ValueError(f"path: expected the options of {kind.__name__} in the file's header, got {options!r}")
-    least = _least_numbers(**options)
-    if least > numbers + _FEW:
-        raise ValueError(f"path: expected at least {least:,} numbers, as the file's header says, got {numbers:,}")
+    arrays, numbers = _least(**options)
+    if arrays > len(sizes) + _FEW_ARRAYS or numbers > sum(sizes) + _FEW_NUMBERS:
+        expected = f"at least {arrays:,} arrays of {numbers:,} numbers, as the file's header says"
+        raise ValueError(f"path: expected {expected}, got {len(sizes):,} of {sum(sizes):,}")
     return kind(**options, **where)
 
 
-def _least_numbers(input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0, **_: Any) -> int:
-    """That a layer of these options has; 0 if these are no numbers, which the layer will refuse."""
+def _least(input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0, **_: Any) -> tuple[int, int]:
+    """Arrays and numbers that such a layer has; none if the options are no integers, which the layer will refuse."""
     if not all(isinstance(each, int) for each in (input_size, hidden_size, num_layers, proj_size)):
-        return 0
-    return int(hidden_size * (input_size + num_layers * (proj_size or hidden_size)))
+        return 0, 0
+    return 2 * num_layers, hidden_size * (input_size + num_layers * (proj_size or hidden_size))
 
 
 def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
@@ -90,7 +91,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = os.path.realpath(path)
     # others may be writing there too, and the name itself may be as long as names can be
-    partial = os.path.join(os.path.dirname(target), f".{os.getpid()}-{threading.get_ident()}.partial")
+    partial = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.partial")
     if os.path.exists(target) and not (os.path.isfile(target) and os.access(os.path.dirname(target), os.W_OK)):
         whole = io.BytesIO()
         yield whole
@@ -98,7 +99,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.write(whole.getbuffer())
         return
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
         if os.path.exists(target):
             shutil.copymode(target, partial)
@@ -114,7 +115,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_Layer":
     """As `kind.load`."""
     header, arrays = _read(path)
-    layer = layer_of(header, kind, sum(array.size for array in arrays.values()), **where)
+    layer = layer_of(header, kind, [array.size for array in arrays.values()], **where)
     if layer.dtype.name == "bfloat16":
         arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
     layer.load_state_dict(arrays)

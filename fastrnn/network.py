@@ -1,7 +1,9 @@
 """All layers of an LSTM, GRU or RNN on the CPU: arrays in and out in the caller's layout, dropout in between."""
 
 import copy
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,8 +192,10 @@ class Backward:
     """The gradients of one run of a layer. Callable once: what the run saved is used up.
 
     It reads the run's `y`, which cannot be written to meanwhile, as `y -= target` would; afterwards, or once this has
-    gone, it can.
+    gone, it can. (A view taken meanwhile stays read-only.)
     """
+
+    _y: "weakref.ref[np.ndarray] | None" = None  # the caller's, where this reads it
 
     def __init__(
         self,
@@ -207,16 +211,23 @@ class Backward:
         self._layer = layer
         self._layout = layout
         self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
-        self._y: np.ndarray | None = y  # the caller's; None of a copy, and when it has been used
-        y.setflags(write=False)
+        if padded is None:
+            self._y = weakref.ref(y)
+            y.setflags(write=False)
         self._steps = steps
         self._batch = batch
         self._batched = batched
         self._padded = padded
 
+    def _give_back(self) -> None:
+        y = None if self._y is None else self._y()
+        self._y = None
+        if y is not None:
+            with suppress(ValueError):  # the caller may have made its base read-only
+                y.setflags(write=True)
+
     def __del__(self) -> None:
-        if self._y is not None:
-            self._y.setflags(write=True)
+        self._give_back()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_y": None}
@@ -242,10 +253,10 @@ class Backward:
             saved = self._saved.pop()
         except IndexError:
             raise RuntimeError(USED_UP) from None
-        dx, dstates_0, dparameters = self._layer._network.backward(saved, self._padded, dy, dstates)
-        if self._y is not None:
-            self._y.setflags(write=True)
-            self._y = None
+        try:
+            dx, dstates_0, dparameters = self._layer._network.backward(saved, self._padded, dy, dstates)
+        finally:
+            self._give_back()
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 

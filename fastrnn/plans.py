@@ -27,7 +27,7 @@ from .weights import PackedWeights, Pieces, Weights
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
-# how many plans a layer keeps, and bytes of their scratch memory; and how many idle workspaces a plan
+# how many plans a layer keeps, and bytes of scratch memory, of one workspace each; and how many idle ones a plan
 _MOST_PLANS = 16
 _MOST_BYTES = 64 << 20
 _MOST_IDLE = 2
@@ -190,11 +190,11 @@ class Planner:
         while plans and (
             len(plans) >= _MOST_PLANS or needed + sum(plan.work_bytes for plan in plans.values()) > _MOST_BYTES
         ):
-            key = next(iter(self._plans))
-            plan = self._plans.pop(key)
+            key = next(iter(plans))
+            plan = plans.pop(key)
             if plan.used:
                 plan.used = False
-                self._plans[key] = plan
+                plans[key] = plan
 
     def _forward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
         cell, weights, save = self.cell, self._weights.forward, kind.saving

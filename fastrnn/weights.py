@@ -123,9 +123,10 @@ class PackedWeights:
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
             for job in matrix.jobs(d, shapes[matrix.weight][1] * size, start)
         ]
-        as_row = (0, packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
+        # a row is a matrix of units along one column: depth 1, of all depth from 0 to 1, and one sum abreast, number 0
+        of_row = (packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
         jobs += [
-            (of_parameter(name, d, bias.gate * hidden * size), *as_row, of_packed(self.biases[d] + n * bias_bytes))
+            (of_parameter(name, d, bias.gate * hidden * size), 0, *of_row, of_packed(self.biases[d] + n * bias_bytes))
             for d in directions
             for n, bias in enumerate(biases)
             for name in bias.parameters

@@ -31,9 +31,7 @@ PIECE_WORDS = 3
 ADDRESS, BYTES, CHECKSUM = 0, 1, 2
 
 # of the argument block of a checksum call
-CHANGED = (
-    8  # NOT_KNOWN: the table's checksums are made; 0: they are as they were, and 1 is written here if one is not so
-)
+CHANGED = 8  # NOT_KNOWN: the table's checksums are made; 0: they are compared, and 1 is written if any differs
 NOT_KNOWN = -1
 PIECES = 9  # how many
 PIECE_TABLE = 10  # address of (PIECES, PIECE_WORDS)

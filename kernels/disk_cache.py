@@ -1,12 +1,11 @@
 """Compiled code on disk: Numba's cache, in files of our own naming, and without it where there is no place for them.
 
 The names carry all that a function is made from, a hash of this package's sources among it: no edit can run stale code.
-Nor do functions share files: Numba numbers those of one index, and two processes that add to the same index at once may
-give two functions the same number.
+Each function has an index of its own, and each signature a file of its own: Numba numbers those of one index, and two
+processes that add to the same index at once may give two of them the same number.
 """
 
 import hashlib
-import pickle
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -24,8 +23,11 @@ _problems: list[str] = []
 @cache
 def source_hash() -> str:
     """Of all sources that the kernels are made from."""
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    if not paths:
+        raise OSError("the sources are not in files")
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in paths:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -55,12 +57,14 @@ class _Files(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except Exception:  # a damaged pickle may raise anything
             with suppress(OSError):
-                self.flush()  # what cannot be read, or is damaged, is as if it were not there
+                self.flush()  # what cannot be read is as if it were not there
             return None
 
     def save_overload(self, sig, data):
+        name = hashlib.sha256(repr(sig).encode()).hexdigest()[:8]
+        self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{name}.{{number:d}}.nbc"
         try:
             super().save_overload(sig, data)
         except OSError as error:
@@ -69,8 +73,8 @@ class _Files(FunctionCache):
 
 def files_of(function, name: str):
     """Numba's cache of this function, in files of its own; `name` says what is made from the sources."""
-    function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
     try:
+        function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
         return _Files(function)
     except (OSError, RuntimeError) as error:  # there is no folder
         _not_kept(error)

@@ -17,9 +17,7 @@ ARRAYS = 7  # how many arrays there are, and
 ARRAY_WORDS = 8  # from which word of the record on their addresses are put; 0 for None
 WORK = 9  # address of the kernels' scratch memory
 ZERO = 10  # is 0
-CHECKSUM = (
-    11  # address of the kernel that looks whether memory has changed; its argument block ends with the next three
-)
+CHECKSUM = 11  # address of the kernel that compares checksums; the next three are the end of its argument block
 CHANGED = 12
 PIECES = 13  # how many pieces of memory must not have changed, else nothing is done
 PIECE_TABLE = 14  # address of their table (see `checksum.py`)

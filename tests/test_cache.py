@@ -228,16 +228,47 @@ def test_with_a_full_disk_kernels_are_compiled_anew_and_a_warning_says_so(packag
     assert os.strerror(errno.EFBIG) in error
 
 
-@pytest.mark.parametrize("damage", [b"", b"no pickle", None])
+NORMS = """
+import json
+import sys
+import numpy as np
+from fastrnn.kernels.norms import norms
+
+print(json.dumps(norms(np.full((1, 1, 4), 2.0, sys.argv[1])).tolist()))
+"""
+
+
+def test_signatures_of_one_function_that_are_compiled_at_once_are_kept_apart(package, tmp_path):
+    """Two processes that find an empty index write one each: the later stands, and so may the earlier's."""
+
+    def norm(dtype):
+        options = {"cwd": package, "env": environment(package, NUMBA_CACHE_DIR=str(tmp_path))}
+        done = subprocess.run([sys.executable, "-c", NORMS, dtype], capture_output=True, check=True, **options)
+        return json.loads(done.stdout)
+
+    assert norm("float32") == [4.0]
+    (index,) = tmp_path.glob("kernels_*/norms.norms*.nbi")
+    earlier = index.read_bytes()
+    index.unlink()
+    assert norm("float64") == [4.0]
+    index.write_bytes(earlier)
+    assert norm("float32") == [4.0]
+    assert norm("float64") == [4.0]
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"no pickle", b"", None], ids=["cut", "other", "turned", "unreadable"])
 def test_a_damaged_file_of_the_cache_is_as_none(package, tmp_path, damage):
-    """None: one that must not be read."""
+    """None: one that must not be read; b"": with all bits turned."""
     if damage is None and os.name == "posix" and os.geteuid() == 0:
         pytest.skip("root may read everything")
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = result(start(package, PROGRAM, **folder))
     for pattern in ("*stage*.nbc", "*run_alone*.nbi"):
         (path,) = tmp_path.glob(f"kernels_*/{pattern}")
-        path.chmod(0) if damage is None else path.write_bytes(damage)
+        if damage is None:
+            path.chmod(0)
+        else:
+            path.write_bytes(damage or bytes(255 - byte for byte in path.read_bytes()))
     again = result(start(package, PROGRAM, **folder))
     assert again["y"] == first["y"]
     assert {name for name, found in again["loaded"].items() if not found} == {"stage", "run alone"}

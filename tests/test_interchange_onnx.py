@@ -214,6 +214,43 @@ def test_weights_put_together_from_constants_are_found():
         fastrnn.from_onnx(model)
 
 
+def behind(model, name, operators):
+    """Let nodes (operator, domain, inputs, attributes), one after the other, stand before an input of the last node."""
+    recurrent = model.graph.node[-1]
+    place = list(recurrent.input).index(name)
+    nodes = []
+    for k, (operator, domain, number, attributes) in enumerate(operators):
+        source = f"{name}{k}" if k else name
+        nodes.append(
+            onnx.helper.make_node(operator, [source] * number, [f"{name}{k + 1}"], domain=domain, **attributes)
+        )
+    recurrent.input[place] = f"{name}{len(operators)}"
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    return model
+
+
+def test_constants_behind_many_nodes_are_found():
+    node = Node("gru", "forward")
+    turn = ("Transpose", "", 1, {"perm": [0, 2, 1]})
+    model = behind(behind(node.model(), "W", [turn] * 300), "R", [turn] * 20)
+    assert_close(fastrnn.from_onnx(model)(node.x), run(node.model(), {"X": node.x}))
+
+
+def test_small_models_cannot_stand_for_large_ones():
+    model = behind(Node("gru", "forward").model(), "W", [("Concat", "", 2, {"axis": 1})] * 40)
+    with pytest.raises(
+        ValueError, match=r"model: expected constants of about its own size, got 'W\d+' of [\d,]+ bytes"
+    ):
+        fastrnn.from_onnx(model)
+
+
+def test_nodes_of_other_domains_are_not_guessed_at():
+    model = behind(Node("gru", "forward").model(), "W", [("Cast", "elsewhere", 1, {})])
+    problems(model, "W: expected a constant, got the output 'W1' of Cast")
+
+
 def test_a_model_whose_other_file_has_gone_is_refused(tmp_path):
     path = tmp_path / "model.onnx"
     save = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}

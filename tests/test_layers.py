@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import files
 
 BACKENDS = ["reference", "cpu"]
 LAYERS = {
@@ -753,6 +754,13 @@ def test_links_and_devices_stay_what_they_are(make, tmp_path):
     assert pipe.is_fifo()
 
 
+def test_files_that_are_written_at_once_are_kept_apart(tmp_path):
+    with files.new_file(tmp_path / "a") as a, files.new_file(tmp_path / "b") as b:
+        a.write(b"a")
+        b.write(b"b")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"a", "b": b"b"}
+
+
 def test_a_files_name_may_be_as_long_as_names_can_be(make, tmp_path):
     path = tmp_path / ("n" * 251 + ".npz")
     make(I, H).save(path)
@@ -774,7 +782,13 @@ def test_a_loaded_layer_takes_its_dropout_seed_from_load(dropping, backend, tmp_
     assert_same(a(x)[0], b(x)[0])
 
 
-BOMBS = [{"num_layers": 10**9}, {"hidden_size": 10**12}, {"input_size": 10**10}, {"hidden_size": 10**6, "proj_size": 1}]
+BOMBS = [
+    {"num_layers": 10**9},
+    {"input_size": 1, "hidden_size": 1, "num_layers": 10**6},
+    {"hidden_size": 10**12},
+    {"input_size": 10**10},
+    {"hidden_size": 10**6, "proj_size": 1},
+]
 
 
 @pytest.mark.parametrize("sizes", BOMBS, ids=lambda sizes: "-".join(sizes))
@@ -782,7 +796,9 @@ def test_a_header_cannot_ask_for_memory_that_the_file_does_not_fill(tmp_path, si
     options = {"input_size": 3, "hidden_size": 5, "num_layers": 1} | sizes
     header = json.dumps({"format": 1, "class": "LSTM", "options": options})
     np.savez(tmp_path / "bomb.npz", **fastrnn.LSTM(3, 5).state_dict(), fastrnn=np.array(header))
-    with pytest.raises(ValueError, match=r"path: expected at least .* numbers, as the file's header says, got 200"):
+    with pytest.raises(
+        ValueError, match=r"path: expected at least .* numbers, as the file's header says, got 4 of 200"
+    ):
         fastrnn.LSTM.load(tmp_path / "bomb.npz")
 
 

@@ -380,7 +380,28 @@ assert torch.compile(model, backend="eager")(torch.nn.utils.rnn.pack_sequence([x
 """
 
 
-@pytest.mark.parametrize(("first", "expected"), [("", False), ("import torch._dynamo", True)])
+LOOK_FIRST = """
+import importlib.util
+import fastrnn.torch
+for _ in range(2):
+    assert importlib.util.find_spec("torch._dynamo") is not None
+"""
+FAIL_FIRST = """
+import fastrnn.torch
+sys.modules["torch._dynamo.config"] = None
+try:
+    import torch._dynamo
+except ImportError:
+    pass
+for name in [name for name in sys.modules if name.startswith("torch._dynamo")]:
+    del sys.modules[name]
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [("", False), ("import torch._dynamo", True), (LOOK_FIRST, False), (FAIL_FIRST, False)],
+    ids=["never", "before", "looked for", "failed"],
+)  # fmt: skip
 def test_who_compiles_nothing_does_not_import_the_compiler(first, expected):
     """It takes as long to import as all of PyTorch; whoever imports it, it traces our modules."""
     program = IN_ORDER.format(first=first, expected=expected)

@@ -7,7 +7,6 @@ import numpy as np
 
 from fastrnn import validation
 from fastrnn.extras import need
-from fastrnn.files import new_file
 
 from .layouts import ONNX_GATES, Layer, family, weights_of
 
@@ -48,8 +47,7 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
     )
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
-        with new_file(path) as file:
-            onnx.save_model(model, file)
+        onnx.save_model(model, path)
     return model
 
 

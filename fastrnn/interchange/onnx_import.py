@@ -10,6 +10,7 @@ from fastrnn import validation
 from fastrnn.extras import need
 
 from .layouts import CLASSES, ONNX_GATES, layer_of
+from .onnx_constants import Constants, array
 from .onnx_layer import OnnxLayer
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ _STATES = ("initial_h", "initial_c")
 _OLDEST_OPSET = 7  # since then the operators' inputs have been these; later versions add `layout` and dtypes
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 # they change no value, so zeros stay zeros whatever the shapes are
-# what W, R and B may be made with, from constants
-_FOLDED = ("Cast", "Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-_DEEPEST = 50  # so many of them, one after the other
 _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 
 
@@ -84,9 +82,7 @@ class _Graph:
     def __init__(self, model: "onnx.ModelProto") -> None:
         self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self._nodes = model.graph.node
-        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._producers = {output: node for node in self._nodes for output in node.output if output}
-        self._folded: dict[str, np.ndarray | None] = {}
+        self._constants = Constants(model, self.opset)
 
     def recurrent_node(self, name: str | None) -> "onnx.NodeProto":
         """The one node of that name; ValueError if there is none, or if there are several."""
@@ -100,91 +96,37 @@ class _Graph:
             raise ValueError(f"name: expected that of one of the nodes {names}, got {name!r}")
         return found[0]
 
-    def constant(self, name: str, depth: int = 0) -> np.ndarray | None:
-        """The value of that name, if the model holds it, or what it is made of in few steps."""
-        from onnx import external_data_helper, helper
-
-        name = self._behind(name, ("Identity",))
-        if name in self._initializers:
-            tensor = self._initializers[name]
-            return None if external_data_helper.uses_external_data(tensor) else _array(name, tensor)
-        node = self._producers.get(name)
-        if node is None:
-            return None
-        if node.op_type == "Constant":
-            tensors = [helper.get_attribute_value(a) for a in node.attribute if a.name == "value"]
-            return _array(name, tensors[0]) if tensors else None
-        if node.op_type not in _FOLDED or depth > _DEEPEST:  # a damaged graph may have circles
-            return None
-        if name not in self._folded:
-            self._folded[name] = None
-            self._folded[name] = self._computed(name, node, depth)
-        return self._folded[name]
-
-    def _computed(self, name: str, node: "onnx.NodeProto", depth: int) -> np.ndarray | None:
-        """What a node makes of constants, by ONNX's own reference; None if its inputs are none."""
-        from onnx import helper, numpy_helper, reference
-
-        constants = {each: self.constant(each, depth + 1) for each in node.input if each}
-        if any(value is None for value in constants.values()):
-            return None
-        given = [numpy_helper.from_array(value, each) for each, value in constants.items() if value is not None]
-        graph = helper.make_graph([node], "constant", [], [helper.make_empty_tensor_value_info(name)], given)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-        try:
-            (result,) = reference.ReferenceEvaluator(model).run([name], {})
-        except Exception as error:  # whatever is wrong with the node
-            raise ValueError(f"model: expected {name!r} to be what {node.op_type} can make: {error}") from error
-        return np.asarray(result)
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of that name, if it depends on nothing but the model."""
+        return self._constants.value(name)
 
     def is_zero(self, name: str) -> bool:
         """Whether the value of that name is zero, whatever its shape."""
         from onnx import helper
 
-        name = self._behind(name, _MOVERS)
+        passed = set()
+        node = self._constants.producer(name)
+        while node is not None and node.op_type in _MOVERS and node.input and name not in passed:
+            passed.add(name)  # a damaged graph may have circles
+            name = node.input[0]
+            node = self._constants.producer(name)
         value = self.constant(name)
         if value is not None:
             return not value.any()
-        node = self._producers.get(name)
         if node is None or node.op_type != "ConstantOfShape":
             return False
-        return not any(_array(name, helper.get_attribute_value(a)).any() for a in node.attribute)
-
-    def _behind(self, name: str, operators: tuple[str, ...]) -> str:
-        """The value that such operators, one after the other, made that one of."""
-        passed = set()
-        while name not in self._initializers and name not in passed:  # a damaged graph may have circles
-            passed.add(name)
-            node = self._producers.get(name)
-            if node is None or node.op_type not in operators or not node.input:
-                break
-            name = node.input[0]
-        return name
+        return not any(array(name, helper.get_attribute_value(a)).any() for a in node.attribute)
 
     def origin(self, name: str) -> str:
         """Where the value of that name, which is no constant, comes from."""
-        if name in self._initializers:
+        if self._constants.lies_elsewhere(name):
             return "a tensor in another file: give the path of the model"
-        node = self._producers.get(name)
+        node = self._constants.producer(name)
         return f"the graph's input {name!r}" if node is None else f"the output {name!r} of {node.op_type}"
 
 
 def _label(node: "onnx.NodeProto") -> str:
     return node.name or next((output for output in node.output if output), "")
-
-
-def _array(name: str, tensor: Any) -> np.ndarray:
-    """The numbers of the value of that name."""
-    from onnx import TensorProto, numpy_helper
-
-    if not isinstance(tensor, TensorProto):
-        raise ValueError(f"model: expected a tensor as the value of {name!r}, got {type(tensor).__name__}")
-    try:
-        return numpy_helper.to_array(tensor)
-    except KeyError as error:
-        raise ValueError(f"model: expected {name!r} to be a tensor of a known data type, got {error}") from error
-    except (ValueError, TypeError) as error:  # too few numbers for its shape, for example
-        raise ValueError(f"model: expected {name!r} to be a whole tensor: {error}") from error
 
 
 class _Attributes:

@@ -64,8 +64,8 @@ def load_safetensors(
         kinds = {kind.__name__: kind for kind in CLASSES.values()}
         if not isinstance(header["class"], str) or header["class"] not in kinds:
             raise ValueError(f"path: expected a file with class LSTM, GRU or RNN, got one with {header['class']}")
-        numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
-        layer = layer_of(header, kinds[header["class"]], numbers, device=device, seed=seed, backend=backend)
+        sizes = [math.prod(tensor.shape) for tensor in tensors.values()]
+        layer = layer_of(header, kinds[header["class"]], sizes, device=device, seed=seed, backend=backend)
         layer.load_state_dict(tensors)
         return layer
 

@@ -8,11 +8,14 @@ Importing Dynamo takes as long as importing PyTorch, and most programs never nee
 when somebody else imports it.
 """
 
+import contextlib
 import functools
 import importlib.util
 import sys
+import threading
+import warnings
 from collections.abc import Callable
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -24,25 +27,49 @@ _NAME = "torch._dynamo"
 
 
 class _Watcher(MetaPathFinder):
-    """Calls a function once, after Dynamo has been imported."""
+    """Calls a function when Dynamo has been imported."""
 
     def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
+        self._action: Callable[[], None] | None = action
+        self._own_search = threading.local()
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != _NAME:
+        if name != _NAME or getattr(self._own_search, "on", False):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._own_search.on = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._own_search.on = False
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_act(module: Any) -> None:
-                execute(module)
-                self._action()
-
-            spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
+            spec.loader = _Loader(spec.loader, self.imported)
         return spec
+
+    def imported(self) -> None:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)
+        action, self._action = self._action, None
+        if action is not None:
+            action()
+
+
+class _Loader(Loader):
+    """Another loader, and what is to be called when that has loaded its module."""
+
+    def __init__(self, loader: Any, then: Callable[[], None]) -> None:
+        self._loader = loader
+        self._then = then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._then()
 
 
 def let_dynamo_trace(module_class: type[torch.nn.Module], outside_graph: str) -> None:
@@ -55,9 +82,13 @@ def let_dynamo_trace(module_class: type[torch.nn.Module], outside_graph: str) ->
 
 
 def _tell_dynamo(module_class: type[torch.nn.Module], outside_graph: str) -> None:
-    from torch._dynamo.variables.builder import VariableBuilder
+    try:
+        from torch._dynamo.variables.builder import VariableBuilder
 
-    wrap_module = VariableBuilder.wrap_module
+        wrap_module = VariableBuilder.wrap_module
+    except (ImportError, AttributeError) as error:  # it is PyTorch's own affair how these are called
+        warnings.warn(f"fastrnn.torch: torch.compile will leave its graphs at our modules: {error}", stacklevel=2)
+        return
 
     @functools.wraps(wrap_module)
     def wrap(self: Any, value: Any) -> Any:
