@@ -1,8 +1,15 @@
 """Inverted dropout between layers, for a whole sequence or for any of its rows."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Dropout(NamedTuple):
+    """At work: what draws the masks, and how likely an element is dropped."""
+
+    generator: np.random.Generator
+    probability: float
 
 
 class Mask:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .dropout import Mask
+from .dropout import Dropout, Mask
 from .gradients import Gradients
 from .lengths import Packed, Padded
 from .parameters import LayerParameters
@@ -103,7 +103,7 @@ class Network:
         bits = owner._generator.bit_generator
         before = bits.state
         try:
-            return self._through(x, states, padded, save, recompute, _Dropout(owner._generator, owner.dropout))
+            return self._through(x, states, padded, save, recompute, Dropout(owner._generator, owner.dropout))
         except BaseException:
             bits.state = before
             raise
@@ -115,7 +115,7 @@ class Network:
         padded: Padded | None,
         save: bool,
         recompute: bool,
-        dropout: "_Dropout | None",
+        dropout: Dropout | None,
     ) -> tuple[np.ndarray, States, Any]:
         """Packed in between if `padded`."""
         rows = None
@@ -125,8 +125,7 @@ class Network:
         if recompute and x.size:
             from . import recompute as recomputing  # which imports Numba
 
-            given = (0.0, None) if dropout is None else (dropout.probability, dropout.generator)
-            y, states_n, saved = recomputing.forward(self.layers, x, states, rows, *given)
+            y, states_n, saved = recomputing.forward(self.layers, x, states, rows, dropout)
         elif len(self.layers) == 1:
             y, states_n, saved = self.layers[0].forward(x, states, save=save, rows=rows)
             if save:
@@ -138,7 +137,7 @@ class Network:
         return y, states_n, saved
 
     def _layer_by_layer(
-        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: "_Dropout | None"
+        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: Dropout | None
     ) -> tuple[np.ndarray, States, "_Saved"]:
         D = self._directions
         all_states_n, all_saved = [], []
@@ -258,13 +257,6 @@ class Backward:
         finally:
             self._give_back()
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
-
-
-class _Dropout(NamedTuple):
-    """Between the layers, at work."""
-
-    generator: np.random.Generator
-    probability: float
 
 
 class _Saved(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .dropout import Mask, MaskOfRows
+from .dropout import Dropout, Mask, MaskOfRows
 from .lengths import Packed
 from .segments import Segment, SegmentedLayer, Segments, first_rows
 from .sequence import OptionalStates, Sequence, States
@@ -34,8 +34,7 @@ def forward(
     x: np.ndarray,  # (T, B, I), or (N, I) with `rows`, C-contiguous; not empty
     states: States,  # (L*D, B, ·), C-contiguous
     rows: Packed | None,
-    dropout: float,  # 0 where it is not at work
-    generator: np.random.Generator | None,  # draws the masks, the same as without recomputing; None without dropout
+    dropout: Dropout | None,  # its masks are the same as without recomputing
 ) -> tuple[np.ndarray, States, "Recomputing"]:
     """Return y, the final states, and what the backward pass needs: as `Sequence.forward`, through all layers."""
     total = x.size // x.shape[-1]
@@ -43,8 +42,8 @@ def forward(
     directions = sequences[0].layout.num_directions
     segments = _cut(total // batch if rows is None else rows.steps, total, batch, rows, directions)
     masks = []
-    if generator is not None:
-        masks = [MaskOfRows(generator, total, s.output_size, dropout) for s in sequences[:-1]]
+    if dropout is not None:
+        masks = [MaskOfRows(dropout.generator, total, s.output_size, dropout.probability) for s in sequences[:-1]]
     if directions == 1:
         stacks = [_Stack(segments, batch, masks)]
         masks = []

@@ -30,7 +30,7 @@ class Constants:
     def value(self, name: str) -> np.ndarray | None:
         """The value of that name; None if it is no constant."""
         order = self._order(name)
-        if order is None:
+        if order is None or any(map(self._is_in_another_file, order)):
             return None
         for each in order:
             if each not in self._values:
@@ -39,15 +39,14 @@ class Constants:
 
     def lies_elsewhere(self, name: str) -> bool:
         """Whether the value is a constant but for tensors in other files, which the model was loaded without."""
+        return any(map(self._is_in_another_file, self._order(name) or ()))
+
+    def _is_in_another_file(self, name: str) -> bool:
         from onnx import external_data_helper
 
-        return self._order(name, elsewhere=True) is not None and any(
-            external_data_helper.uses_external_data(self._initializers[each])
-            for each in self._order(name, elsewhere=True) or ()
-            if each in self._initializers
-        )
+        return name in self._initializers and external_data_helper.uses_external_data(self._initializers[name])
 
-    def _order(self, name: str, elsewhere: bool = False) -> list[str] | None:
+    def _order(self, name: str) -> list[str] | None:
         """All that the value is made of, each behind its own parts, and itself last; None if it is no constant."""
         order: list[str] = []
         known, begun = set(), set()
@@ -58,7 +57,7 @@ class Constants:
                 order.append(each)
                 known.add(each)
             elif each not in known:
-                parts = self._parts(each, elsewhere)
+                parts = self._parts(each)
                 if parts is None or each in begun:  # a damaged graph may have circles
                     return None
                 begun.add(each)
@@ -66,12 +65,10 @@ class Constants:
                 stack += [(part, False) for part in parts]
         return order
 
-    def _parts(self, name: str, elsewhere: bool) -> list[str] | None:
+    def _parts(self, name: str) -> list[str] | None:
         """The values that this one is directly made of; None if that is not for us."""
-        from onnx import external_data_helper
-
         if name in self._initializers:
-            return [] if elsewhere or not external_data_helper.uses_external_data(self._initializers[name]) else None
+            return []
         node = self._producers.get(name)
         if node is None or node.domain not in ("", "ai.onnx"):
             return None
