@@ -14,18 +14,17 @@ from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
 from .parameters import Directions, LayerParameters, ParameterLayout, present
-from .plans import (
+from .passes import (
     BACKWARD_SHARED,
     FORWARD_KIND,
     FORWARD_SHARED,
     SAVING_KIND,
     Arrays,
     PassKind,
-    Plan,
-    Planner,
-    Workspace,
     backward_kind,
 )
+from .planner import Planner
+from .plans import Plan, Workspace
 from .sharing import Sharing
 from .weights import NOTHING, PackedWeights, Weights
 

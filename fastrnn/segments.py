@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import plans
+from . import passes
 from .copying import states_before
 from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
 from .memory import address, empty
-from .plans import FORWARD_KIND, SAVING_KIND, PassKind, backward_kind
+from .passes import FORWARD_KIND, SAVING_KIND, PassKind, backward_kind
 from .sequence import States
 from .weights import NOTHING
 
 Arrays = list[np.ndarray]  # one for each direction
-_Values = tuple[tuple[int, ...], plans.Arrays]  # of a plan for one direction: numbers, arrays
+_Values = tuple[tuple[int, ...], passes.Arrays]  # of a plan for one direction: numbers, arrays
 
 
 class Segment(NamedTuple):
@@ -145,7 +145,7 @@ class SegmentedLayer:
         packed = segments[0].rows is not None
         workers, by_units = layer.sharing.share(most, self._batch, forward=kind.forward, packed=packed)
         numbers: list[int] = []
-        arrays: plans.Arrays = ()
+        arrays: passes.Arrays = ()
         for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):
             if segment.rows is None:
                 numbers += (segment.steps, segment.number, 0, 0)

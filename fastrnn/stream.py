@@ -110,7 +110,7 @@ class _CpuSteps:
     """The argument blocks of all layers, one set for each turn, filled once."""
 
     def __init__(self, layer: "_Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
-        from .kernels import compiled
+        from .kernels import compiled, record
 
         layers = [sequence.kernels() for sequence in layer.sequences]
         plans = [kernels.step_plan(len(x)) for kernels in layers]
@@ -126,14 +126,14 @@ class _CpuSteps:
                 cell_state = None if c is None else c[n]
                 self._alive += kernels.bind_step(block, below, h[turn, n], h[1 - turn, n], cell_state)
         self._addresses = [[address(block) for block in blocks] for blocks in self._blocks]
-        self._first = [addresses[0] for addresses in self._addresses]
-        self._number = len(layers)
-        self._block_bytes = 8 * words
-        self._compiled = compiled.run_alone
+        records = [record.of_blocks(self._kernel, first, 8 * words, len(layers)) for first, *_ in self._addresses]
+        self._alive += records
+        self._records = list(map(address, records))
+        self._run_record = compiled.run_record
         self.run = self._run_alone if all(workers == 1 for workers in self._workers) else self._run_together
 
     def _run_alone(self, turn: int) -> None:
-        self._compiled(self._kernel, self._first[turn], self._block_bytes, self._number)
+        self._run_record(self._records[turn])
 
     def _run_together(self, turn: int) -> None:
         for block, place, workers in zip(self._blocks[turn], self._addresses[turn], self._workers, strict=True):

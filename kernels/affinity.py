@@ -19,7 +19,8 @@ from .simd import I32, I64, declare, pointer
 from .workers import load_word, store_word
 
 _LINUX = sys.platform.startswith("linux")
-_SET_BYTES = 128  # 1024 processors, as many as the C library's own sets hold
+_SET_WORDS = 16  # 1024 processors, as many as the C library's own sets hold
+_SET_BYTES = 8 * _SET_WORDS
 
 
 @intrinsic
@@ -62,7 +63,7 @@ def _room_for_sets(typing):
     """The address of room on the stack for two sets of processors."""
 
     def lower(context, builder, sig, args):
-        return builder.ptrtoint(cgutils.alloca_once(builder, I64, 2 * _SET_BYTES // 8), I64)
+        return builder.ptrtoint(cgutils.alloca_once(builder, I64, 2 * _SET_WORDS), I64)
 
     return types.int64(), lower
 
@@ -96,9 +97,9 @@ def part_company(taken):
     if not _get_affinity(allowed):
         return
     some = 0
-    for place in range(0, _SET_BYTES, 8):
-        word = load_word(allowed + place, 0) & ~before
-        store_word(free + place, 0, word)
+    for number in range(_SET_WORDS):
+        word = load_word(allowed, number) & ~before
+        store_word(free, number, word)
         some |= word
     if some != 0 and _set_affinity(free):
         _set_affinity(allowed)

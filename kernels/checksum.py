@@ -64,31 +64,28 @@ def _fold(typing, address, vectors):
         vector = ir.VectorType(I64, _LANES)
         starts = [ir.Constant(vector, [_VECTORS * lane + i + 1 for lane in range(_LANES)]) for i in range(_VECTORS)]
         states = [cgutils.alloca_once_value(builder, start) for start in starts]
-        zeros = cgutils.alloca_once_value(builder, ir.Constant(vector, None))
-
-        def place(number):
-            return pointer(builder, builder.add(address, builder.mul(number, ir.Constant(I64, _VECTOR_BYTES))), vector)
-
-        def place_or_zeros(number):
-            return builder.select(builder.icmp_signed("<", number, vectors), place(number), zeros)
-
-        def take(block, where):
-            """Let the vectors of a block enter the states; where(number) is the pointer to one."""
+        block_bytes = ir.Constant(I64, 2 * _VECTORS * _VECTOR_BYTES)
+        size = builder.mul(vectors, ir.Constant(I64, _VECTOR_BYTES))
+        blocks = builder.sdiv(size, block_bytes)
+        rest = builder.srem(size, block_bytes)
+        end = builder.add(address, builder.sub(size, rest))
+        # what is left is followed by zeros to the length of a block, elsewhere
+        last = cgutils.alloca_once(builder, ir.ArrayType(vector, 2 * _VECTORS))
+        cgutils.memset(builder, last, block_bytes, 0)
+        cgutils.raw_memcpy(builder, last, pointer(builder, end, vector), rest, 1)
+        last = builder.ptrtoint(last, I64)
+        any_left = builder.zext(builder.icmp_signed("!=", rest, ir.Constant(I64, 0)), I64)
+        with cgutils.for_range(builder, builder.add(blocks, any_left)) as loop:
+            whole = builder.add(address, builder.mul(loop.index, block_bytes))
+            block = builder.select(builder.icmp_signed("<", loop.index, blocks), whole, last)
             words = []
             for n in range(2 * _VECTORS):
-                number = builder.add(builder.mul(block, ir.Constant(I64, 2 * _VECTORS)), ir.Constant(I64, n))
-                words.append(builder.load(where(number), typ=vector))
+                place = builder.add(block, ir.Constant(I64, n * _VECTOR_BYTES))
+                words.append(builder.load(pointer(builder, place, vector), typ=vector))
                 words[-1].align = 4
             for state, first, second in zip(states, words[::2], words[1::2], strict=True):
                 turned = _rotate(builder, second, _TURN)
                 builder.store(_mix(builder, builder.load(state), builder.xor(first, turned)), state)
-
-        per_block = ir.Constant(I64, 2 * _VECTORS)
-        blocks = builder.sdiv(vectors, per_block)
-        with cgutils.for_range(builder, blocks) as loop:
-            take(loop.index, place)
-        with builder.if_then(builder.icmp_signed("!=", builder.srem(vectors, per_block), ir.Constant(I64, 0))):
-            take(blocks, place_or_zeros)
         ends = [builder.load(state) for state in states]
         while len(ends) > 1:
             ends = [_mix(builder, *pair) for pair in zip(ends[::2], ends[1::2], strict=True)]

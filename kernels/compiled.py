@@ -5,19 +5,18 @@ Kernels call each other by address, so each is compiled once, however many use i
 """
 
 import inspect
-import os
 from functools import cache
 from pathlib import Path
 
 from numba import prange, types
 from numba.core.ccallback import CFunc
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import checksum
 from . import record as r
 from .affinity import part_company
 from .block import PROCESSORS
 from .checksum import make_checksum
+from .compiling import uninterrupted
 from .copying import make_copying
 from .disk_cache import files_of, kept
 from .formula import make_added_sum, make_formula, make_sums
@@ -52,15 +51,6 @@ _lock = Lock()
 _kernels: dict[str, object] = {}
 
 
-if hasattr(os, "register_at_fork"):
-    # Numba's own lock on compiling: a fork waits for it, or the child would, for ever
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
-
-
 def kernel(name: str) -> int:
     """The address of a kernel, compiled now or loaded from the cache if this process has not used it yet.
 
@@ -80,7 +70,7 @@ def origins() -> dict[str, bool]:
 
     The others were compiled here.
     """
-    starters = {"run alone": run_alone, "run filled": run_filled}
+    starters = {"run record": run_record}
     if together.cache_info().currsize:
         starters["run together"] = together()
     found = {name: sum(function.stats.cache_hits.values()) > 0 for name, function in starters.items()}
@@ -91,7 +81,7 @@ def origins() -> dict[str, bool]:
 
 def cache_folder() -> Path | None:
     """Where compiled kernels are kept, or None where no folder can be written to."""
-    folder = run_alone.stats.cache_path
+    folder = run_record.stats.cache_path
     return None if folder is None else Path(folder)
 
 
@@ -101,22 +91,16 @@ def _compile(name):
     arguments = (types.int64,) * len(inspect.signature(function).parameters)
     made = CFunc(function, (arguments, types.void), {}, {"nogil": True, "error_model": "numpy"})
     made._cache = files_of(function, name)
-    made.compile()
+    with uninterrupted():
+        made.compile()
     return made
-
-
-@kept("void(int64, int64, int64, int64)", nogil=True)
-def run_alone(kernel, block, block_bytes, teams):
-    """Run a kernel on one thread, for each of `teams` blocks, block_bytes apart."""
-    for team in range(teams):
-        call(kernel, (0, 1, block + team * block_bytes))
 
 
 _CHECKSUM_BLOCK = 8 * (r.CHANGED - checksum.CHANGED)  # where it begins in a record, in bytes
 
 
 @kept("boolean(int64)", nogil=True)
-def run_filled(record):
+def run_record(record):
     """Unless weights have changed, fill a block in and run a kernel on it, as the record says (see `record.py`).
 
     Returns whether it did.
@@ -143,6 +127,12 @@ def run_filled(record):
     for team in range(load_word(record, r.TEAMS)):
         call(kernel, (0, 1, block + team * block_bytes))
     return True
+
+
+def run_alone(kernel: int, block: int, block_bytes: int, teams: int) -> None:
+    """Run a kernel on one thread, for each of `teams` blocks, block_bytes apart."""
+    record = r.of_blocks(kernel, block, block_bytes, teams)  # must live as long as the call
+    run_record(record.ctypes.data)
 
 
 @cache

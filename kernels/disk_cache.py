@@ -14,6 +14,7 @@ from pathlib import Path
 from numba import njit
 from numba.core.caching import FunctionCache, NullCache
 
+from .compiling import uninterrupted
 from .target import target_hash
 
 # what keeps compiled code from being written, or found; the first time only
@@ -88,7 +89,8 @@ def kept(*signature, **options):
         dispatcher = njit(**options)(function)
         dispatcher._cache = files_of(function, function.__name__)  # what `cache=True` does, with other files
         if signature:
-            dispatcher.compile(*signature)
+            with uninterrupted():
+                dispatcher.compile(*signature)
             dispatcher.disable_compile()
         return dispatcher
 

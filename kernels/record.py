@@ -6,6 +6,8 @@ are. Arrays come as a Python tuple, which must live as long as the call; where t
 themselves. How CPython and NumPy lay these out is said here, and `memory.py` refuses to be imported where it is not so.
 """
 
+import numpy as np
+
 BLOCK = 0  # address of the block, or of several, one behind the other
 FILLS = 1  # how many words of the blocks are filled in
 FILL_TABLE = 2  # address of (FILLS, FILL_WORDS)
@@ -33,3 +35,10 @@ FILL_WORDS = 3
 # what objects begin with, in bytes
 ITEMS_IN_TUPLE = tuple.__basicsize__  # then `PyObject *ob_item[]`
 ADDRESS_IN_ARRAY = object.__basicsize__  # then `char *data`, in the `PyArrayObject_fields` of NumPy's ABI
+
+
+def of_blocks(kernel: int, block: int, block_bytes: int, teams: int) -> np.ndarray:
+    """The record of calls that fill nothing in: a kernel on each of `teams` blocks, `block_bytes` apart."""
+    record = np.zeros(VALUES, np.int64)
+    record[[KERNEL, BLOCK, BLOCK_BYTES, TEAMS]] = kernel, block, block_bytes, teams
+    return record

@@ -2,6 +2,7 @@
 compiled ahead."""
 
 import errno
+import gc
 import json
 import os
 import re
@@ -263,7 +264,7 @@ def test_a_damaged_file_of_the_cache_is_as_none(package, tmp_path, damage):
         pytest.skip("root may read everything")
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = result(start(package, PROGRAM, **folder))
-    for pattern in ("*stage*.nbc", "*run_alone*.nbi"):
+    for pattern in ("*stage*.nbc", "*run_record*.nbi"):
         (path,) = tmp_path.glob(f"kernels_*/{pattern}")
         if damage is None:
             path.chmod(0)
@@ -271,7 +272,27 @@ def test_a_damaged_file_of_the_cache_is_as_none(package, tmp_path, damage):
             path.write_bytes(damage or bytes(255 - byte for byte in path.read_bytes()))
     again = result(start(package, PROGRAM, **folder))
     assert again["y"] == first["y"]
-    assert {name for name, found in again["loaded"].items() if not found} == {"stage", "run alone"}
+    assert {name for name, found in again["loaded"].items() if not found} == {"stage", "run record"}
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_waits_while_a_kernel_is_compiled(collects):
+    from fastrnn.kernels.compiling import uninterrupted
+
+    def look():
+        with uninterrupted():
+            seen.append(gc.isenabled())
+            raise LookupError
+
+    seen, before = [], gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(LookupError):
+            look()
+        assert seen == [False]
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):
@@ -310,7 +331,7 @@ def test_without_any_folder_kernels_are_compiled_anew_and_a_warning_says_so(nowh
     package, variables = nowhere
     found = result(start(package, NOWHERE, **variables))
     assert found["folder"] == "None"
-    assert found["loaded"] == {"run alone": False, "run filled": False}
+    assert found["loaded"] == {"run record": False}
     (text,) = found["warnings"]
     assert "NUMBA_CACHE_DIR" in text
     done = warm_up(package, **variables)

@@ -323,8 +323,8 @@ def run_fenced(side):
                     for lengths in (None, some_lengths(T, B)):
                         everything(layer, problem, lengths)
     # the sums of the inputs made apart, of two steps at a time, and of the last one alone; few of its rows are there
-    fastrnn.plans._X_SUMS_BYTES = 1
-    fastrnn.sharing.Sharing.rows_for_sums_within = lambda sharing, parts: fastrnn.plans.NEVER
+    fastrnn.planner._X_SUMS_BYTES = 1
+    fastrnn.sharing.Sharing.rows_for_sums_within = lambda sharing, parts: fastrnn.planner.NEVER
     T, B, I, H = 9, 16, 40, 60
     for kind in KINDS:
         print(f"{kind} in chunks", flush=True)

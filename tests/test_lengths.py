@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
-from fastrnn import plans, sharing
+from fastrnn import planner, sharing
 from fastrnn.lengths import Packed, Padded
-from fastrnn.plans import SAVING_KIND, backward_kind
+from fastrnn.passes import SAVING_KIND, backward_kind
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -229,8 +229,8 @@ def test_threads_that_share_rows_do_not_meet_in_chunks_of_inputs(kind, number, t
     threads(1)
     expected = everything(layer, problem, lengths)
     threads(number)
-    monkeypatch.setattr(plans, "_X_SUMS_BYTES", 1 << 16)
-    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: plans.NEVER)
+    monkeypatch.setattr(planner, "_X_SUMS_BYTES", 1 << 16)
+    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: planner.NEVER)
     for _ in range(3):
         fresh = make_layer(kind, 40, 37)
         assert_same_bits(everything(fresh, problem, lengths), expected)

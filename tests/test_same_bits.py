@@ -164,7 +164,7 @@ def test_gradients_in_time_do_not_depend_on_a_cut(kind, dtype, cut):
 @every_kind
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, teams, monkeypatch):
-    from fastrnn import plans, sharing
+    from fastrnn import planner, sharing
 
     T, B, I, H, _ = SHARING["by_rows"]
     whole = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
@@ -172,8 +172,8 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
     threads(2)
     expected = everything(whole, problem)
     numbers = B * whole.sequences[0].layout.cell.gates * -(-H // 16) * 16  # of a step
-    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: plans.NEVER)
-    monkeypatch.setattr(plans, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
+    monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: planner.NEVER)
+    monkeypatch.setattr(planner, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
     in_chunks = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     assert_same_bits(everything(in_chunks, problem), expected)
 
@@ -184,12 +184,12 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
 @pytest.mark.parametrize("rows", [1, 6])
 def test_a_step_may_make_its_sums_of_the_inputs_itself(kind, dtype, rows, number, threads, monkeypatch):
     """From so many rows on; as sequences end, or begin backwards, some steps do and some do not."""
-    from fastrnn import plans, sharing
+    from fastrnn import planner, sharing
 
     lengths = np.random.default_rng(9).integers(0, 25, 18)
     threads(1)
     results = []
-    for least in (plans.NEVER, rows):
+    for least in (planner.NEVER, rows):
         monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts, least=least: least)
         layer = make_layer(kind, 40, 37, bidirectional=True, dtype=dtype)
         problem = random_problem(layer, 25, len(lengths))

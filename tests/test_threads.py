@@ -412,7 +412,7 @@ def test_many_python_threads_may_call_different_layers(number, threads):
 
 
 def test_many_python_threads_may_call_one_layer_with_more_sizes_than_it_has_plans_for(threads):
-    from fastrnn.plans import _MOST_PLANS
+    from fastrnn.planner import _MOST_PLANS
 
     threads(1)
     layer = fastrnn.RNN(3, 4)
@@ -435,10 +435,10 @@ def test_many_python_threads_may_call_one_layer_with_more_sizes_than_it_has_plan
 
 
 def test_large_plans_are_kept_only_as_memory_allows(threads, monkeypatch):
-    from fastrnn import plans
+    from fastrnn import planner
 
     threads(1)
-    monkeypatch.setattr(plans, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(planner, "_MOST_BYTES", 1 << 20)
     layer = fastrnn.LSTM(3, 40)
     for batch in (1, 400, 500, 600, 700, 5000, 2, 3):
         x = np.ones((2, batch, 3), np.float32)
@@ -451,7 +451,8 @@ def test_large_plans_are_kept_only_as_memory_allows(threads, monkeypatch):
 
 
 def test_a_size_in_use_keeps_its_plan_while_others_come_and_go(threads):
-    from fastrnn.plans import _MOST_PLANS, FORWARD_KIND
+    from fastrnn.passes import FORWARD_KIND
+    from fastrnn.planner import _MOST_PLANS
 
     threads(1)
     layer = fastrnn.RNN(3, 4)
@@ -582,7 +583,7 @@ def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
             counter[0] += 1
             time.sleep(0)
 
-    run = compiled.run_filled
+    run = compiled.run_record
 
     def watched(record):
         before = counter[0]
@@ -590,7 +591,7 @@ def test_the_interpreter_is_free_while_a_kernel_runs(threads, monkeypatch):
         advances.append(counter[0] - before)
         return done
 
-    monkeypatch.setattr(compiled, "run_filled", watched)
+    monkeypatch.setattr(compiled, "run_record", watched)
     interval = sys.getswitchinterval()
     other = threading.Thread(target=count)
     sys.setswitchinterval(1000)

@@ -24,7 +24,7 @@ from bench.report import CELL_TITLES, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 from fastrnn.memory import address, empty
-from fastrnn.plans import recipe_of
+from fastrnn.planner import recipe_of
 
 TITLE = "What a step is made of"
 SIZES = ((16, 128), (32, 256), (64, 512), (128, 1024), (1, 128), (1, 256))  # B, H

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from fastrnn.kernels import compiled
+from fastrnn.kernels.record import of_blocks
 
 from bench import timing
 from bench.cases import CELLS, Case, problem
@@ -56,11 +57,12 @@ def kernel_loop(layer: Layer, frame: np.ndarray) -> tuple[Callable[[], None], np
     block = empty((plan.template.words,), np.dtype(np.int64))
     x, h, y = frame[None], np.zeros((1, layer.hidden_size), layer.dtype), np.zeros((1, layer.hidden_size), layer.dtype)
     c = np.zeros_like(h) if layer.cell == "lstm" else None
-    alive = [block, x, h, y, c, *cpu.bind_step(block, x, h, y, c)]  # the kernel knows addresses only
-    place = address(block)
+    record = of_blocks(plan.kernel, address(block), 0, FRAMES)  # FRAMES blocks that all lie at one place
+    place = address(record)
+    alive = [record, block, x, h, y, c, *cpu.bind_step(block, x, h, y, c)]  # the kernel knows addresses only
 
     def loop(alive: list = alive) -> None:
-        compiled.run_alone(plan.kernel, place, 0, FRAMES)  # FRAMES blocks that all lie at one place
+        compiled.run_record(place)
 
     return loop, y
 
