@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--page",
         default=PAGE,
         metavar="P",
-        help="docs/P.md and docs/P-details.md; the README shows `performance`'s only",
+        help="docs/P.md and docs/P-details.md, and the table in the README that is marked with P (performance)",
     )
     parser.add_argument("--no-docs", action="store_true", help="write the results file only")
     options = parser.parse_args(arguments)

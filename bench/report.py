@@ -1,6 +1,6 @@
 """Writes docs/performance.md, its plot and the README's table from one results file: no figure is typed by hand.
 
-Another machine's results have a page and a plot of their own beside it, and leave the README as it is.
+Another machine's results have a page, a plot and, if the README has markers for it, a table of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from bench.results import Measurement, Results
 from bench.targets import Reached
 
 PAGE = "performance"  # in docs/, without an ending; those of other machines are called otherwise
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 MISSING = "-"
 
@@ -45,17 +44,19 @@ turn with the others, and times its calls itself."""
 
 
 def write_docs(results: Results, root: Path = ROOT, name: str = PAGE) -> list[Path]:
-    """Write the page of that name and its plot into `root`/docs and, for the first machine's, the README's table if the
-    README has the markers. What was written."""
+    """Write the page of that name and its plot into `root`/docs, and its table into the README, if there is room.
+
+    What was written.
+    """
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
     page = docs / f"{name}.md"
     page.write_text(performance_page(results, name), encoding="utf-8")
     written = [page, *plot.draw(results, docs / name)]
     readme = root / "README.md"
-    if name != PAGE or not readme.exists():
-        return written
-    if text := insert_block(readme.read_text(encoding="utf-8"), readme_block(results)):
+    if readme.exists() and (
+        text := insert_block(readme.read_text(encoding="utf-8"), readme_block(results, name), *markers(name))
+    ):
         readme.write_text(text, encoding="utf-8")
         written.append(readme)
     return written
@@ -199,8 +200,13 @@ def limits_tables(results: Results) -> str:
     )
 
 
-def readme_block(results: Results) -> str:
-    """The compact table between the README's markers."""
+def markers(name: str) -> tuple[str, str]:
+    """Between which the README has the table of the page of that name."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def readme_block(results: Results, name: str = PAGE) -> str:
+    """That table, the compact one, and where it is from."""
     peers = results.peers
     versions = ", ".join(f"{LABELS[p]} {results.software[p]}" for p in peers if results.software.get(p))
     dtypes = ", ".join(sorted({m.case.dtype for m in results.measurements}))
@@ -223,7 +229,7 @@ def readme_block(results: Results) -> str:
                 ("cell", "mode", *(f"than {LABELS[peer]}" for peer in peers), "than the best peer, range"), rows, left=2
             ),
             f"{machine_line(results.machine)}; {dtypes}; {versions}; {commit_line(results.source)}; {results.date}. "
-            "[Every point, and how it was measured](docs/performance.md).",
+            f"[Every point, and how it was measured](docs/{name}.md).",
         ]
     )
 
@@ -239,7 +245,7 @@ def commit_line(source: dict) -> str:
     return commit + (" with local changes" if source["modified"] else "")
 
 
-def insert_block(text: str, block: str, begin: str = BEGIN, end: str = END) -> str | None:
+def insert_block(text: str, block: str, begin: str, end: str) -> str | None:
     """`text` with everything between the markers replaced; None if it has no markers."""
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)

@@ -413,22 +413,30 @@ def test_a_refused_competitor_is_named_on_the_page():
 
 def test_the_readme_keeps_its_text_around_the_block(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    begin, end = report.markers(report.PAGE)
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     report.write_docs(synthetic(FORWARD, TRAINING, FRAME), tmp_path)
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{report.BEGIN}\n")
-    assert text.endswith(f"\n{report.END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"\n{end}\nafter\n")
     assert "old" not in text
     assert rows(text, "LSTM", "forward") == ["| LSTM | forward | 2.20x | 2.00x | 2.00x to 2.00x |"]
-    assert report.insert_block("no markers", "block") is None
+    assert report.insert_block("no markers", "block", begin, end) is None
 
 
-def test_another_machines_page_leaves_the_first_machines_and_the_readme_as_they_are(tmp_path):
+def test_another_machines_page_leaves_the_first_machines_and_its_table_as_they_are(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"{report.BEGIN}\nold\n{report.END}\n", encoding="utf-8")
+    (begin, end), (other_begin, other_end) = report.markers(report.PAGE), report.markers("elsewhere")
+    readme.write_text(f"{begin}\nold\n{end}\n", encoding="utf-8")
     written = report.write_docs(synthetic(FORWARD, TRAINING, FRAME), tmp_path, "elsewhere")
     assert {path.name for path in written} == {"elsewhere.md", "elsewhere.png", "elsewhere.svg"}
-    assert "old" in readme.read_text(encoding="utf-8")
+    readme.write_text(f"{begin}\nold\n{end}\n{other_begin}\nold too\n{other_end}\n", encoding="utf-8")
+    written = report.write_docs(synthetic(FORWARD, TRAINING, FRAME), tmp_path, "elsewhere")
+    assert readme in written
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"{begin}\nold\n{end}\n{other_begin}\n")
+    assert "old too" not in text
+    assert "](docs/elsewhere.md)" in text
     page = (tmp_path / "docs" / "elsewhere.md").read_text(encoding="utf-8")
     assert "](elsewhere.png)" in page
     assert "](elsewhere-details.md)" in page
