@@ -20,7 +20,7 @@ import numpy as np
 
 from .dropout import Dropout, Mask, MaskOfRows
 from .lengths import Packed
-from .segments import Segment, SegmentedLayer, Segments, first_rows
+from .segments import Segment, SegmentedLayer, Segments, first_rows, halves
 from .sequence import OptionalStates, Sequence, States
 
 # segments of fewer rows would take more time for their calls than for their steps
@@ -108,7 +108,14 @@ class _Stack:
         for j, segments in enumerate(self._segments):
             for before, s in zip(self._before, now, strict=True):
                 before[j] = s
-            self._run(layers, segments, self._masks_of(segments), now, y, save=j == last)
+            masks = self._masks_of(segments)
+            if j < last:
+                self._run(layers, segments, masks, now, y, save=False)
+            else:  # what is kept of it must not keep all of y
+                self._run(layers, segments, masks, now, None, save=True)
+                own = first_rows(segments, self._outputs[-1])
+                for half, values in zip(halves(_rows(segments, y)), halves(own), strict=True):
+                    half[...] = values
         self._kept = [layer.kept for layer in layers]
         return y, now
 

@@ -77,7 +77,7 @@ class SegmentedLayer:
         weights = (self._forward_weights.address,)
         each: list[_Values] = [(weights, (x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))]
         self._run(FORWARD_KIND, segments, each)
-        self._move_on(segments, h, _halves(y))
+        self._move_on(segments, h, halves(y))
 
     def forward_saving(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
         """As `forward`, and keep what `backward` needs, the arrays among it."""
@@ -95,7 +95,7 @@ class SegmentedLayer:
             (weights, (x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
         ]
         self._run(SAVING_KIND, segments, each)
-        self._move_on(segments, h, _halves(y))
+        self._move_on(segments, h, halves(y))
         if layer.cell.has_cell_state:
             self._move_on(segments, c, cells)
 
@@ -118,7 +118,7 @@ class SegmentedLayer:
         projected, width = self._layer.cell.name == "lstm_projected", self._layer.output_size
         to_open = address(self._open) - address(self._dflat)
         each: list[_Values] = []
-        for d, (segment, half) in enumerate(zip(segments, _halves(y), strict=True)):
+        for d, (segment, half) in enumerate(zip(segments, halves(y), strict=True)):
             h_prev = None
             if segment.rows is not None:
                 h_prev = np.empty((segment.number, width), half.dtype)
@@ -170,7 +170,7 @@ def _split(states: States) -> tuple[np.ndarray, Any]:
     return (states[0], states[1]) if len(states) == 2 else (states[0], [None] * len(states[0]))
 
 
-def _halves(y: Arrays) -> Arrays:
+def halves(y: Arrays) -> Arrays:
     """What belongs to each direction of its y (n, D*R)."""
     width = y[0].shape[-1] // len(y)
     return [own[:, d * width : (d + 1) * width] for d, own in enumerate(y)]

@@ -3,6 +3,7 @@
 import copy
 import gc
 import tracemalloc
+import weakref
 from itertools import product
 
 import numpy as np
@@ -188,8 +189,7 @@ def peak(layer, T, B, recomputing):
 
     def run():
         (y, _), backward = layer.vjp(problem.x, as_state(problem.state), recompute=recomputing)
-        del y
-        return backward(problem.dy, as_state(problem.dstate))
+        return y, backward(problem.dy, as_state(problem.dstate))
 
     run()  # what the layer keeps for the next call of this size is there from now on
     for sequence in layer.sequences:
@@ -210,6 +210,18 @@ def test_memory_grows_with_the_square_root_of_the_steps(kind, options):
     few, many = (peak(layer, T, 16, True) for T in (400, 40_000))
     assert few < many < 13 * few  # 10, and what each segment takes for itself
     assert many < 40_000 * 16 * 4 * 6 * layer.num_directions / 8  # an eighth of one gate at every step
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}], ids=str)
+def test_y_need_not_outlive_the_caller(options):
+    layer = make_layer("lstm", I, H, **options)
+    problem = random_problem(layer, 30, 2)
+    (y, state), backward = layer.vjp(problem.x, recompute=True)
+    gone = weakref.ref(y if y.base is None else y.base)  # who owns the memory
+    del y, state
+    assert gone() is None
+    expected = layer.vjp(problem.x)[1](problem.dy)
+    np.testing.assert_array_equal(backward(problem.dy).x, expected.x)
 
 
 def test_without_recomputing_memory_grows_with_the_steps():
