@@ -207,9 +207,9 @@ def peak(layer, T, B, recomputing):
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.1}, {"bidirectional": True}], ids=str)
 def test_memory_grows_with_the_square_root_of_the_steps(kind, options):
     layer = make_layer(kind, 4, 6, **options)
-    few, many = (peak(layer, T, 16, True) for T in (400, 40_000))
-    assert few < many < 13 * few  # 10, and what each segment takes for itself
-    assert many < 40_000 * 16 * 4 * 6 * layer.num_directions / 8  # an eighth of one gate at every step
+    few, many = (peak(layer, T, 16, True) for T in (400, 10_000))
+    assert few < many < 7 * few  # 5, and what each segment takes for itself
+    assert many < 10_000 * 16 * 4 * 6 * layer.num_directions / 4  # a quarter of one gate at every step
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}], ids=str)
@@ -227,9 +227,9 @@ def test_y_need_not_outlive_the_caller(options):
 def test_without_recomputing_memory_grows_with_the_steps():
     """So what is measured above is what is meant."""
     layer = make_layer("lstm", 4, 6)
-    few, many = (peak(layer, T, 16, False) for T in (400, 40_000))
-    assert many > 80 * few
-    assert many > 40_000 * 16 * 4 * 6 * 5  # gates and cell states
+    few, many = (peak(layer, T, 16, False) for T in (400, 10_000))
+    assert many > 20 * few
+    assert many > 10_000 * 16 * 4 * 6 * 5  # gates and cell states
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 400, 1000])
