@@ -45,6 +45,9 @@ def _run(arguments: list[str]) -> int:
             command = import_module(module)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
     parsed = parser.parse_args(arguments)
     try:
         get_num_threads()

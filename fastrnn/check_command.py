@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     use_one_thread()
     for line in _gpu() if on_gpu else _machine(threads):
         show.say(line)
-    show.say("The first run on a machine compiles the kernels, which takes a minute or two.\n")
+    show.say("Kernels that were never used on this machine are compiled first: all of them take a minute or two.\n")
 
     start = time.perf_counter()
     results = []
@@ -129,7 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     show.say("")
     _show_table(show, _header(arguments.verbose), list(_lines(results, arguments.verbose)))
-    show.say("\nErrors are relative to the largest value of the float64 reference.")
+    show.say("\nT steps of B sequences, I inputs, H units, P of them projected.")
+    show.say("Errors are relative to the largest value of the float64 reference.")
     if not arguments.verbose:
         show.say("Each row names the output or gradient nearest to its bound; --verbose shows all.")
     return _conclude(show, results, time.perf_counter() - start)
@@ -199,7 +200,7 @@ def _show_rich_table(show: RichDisplay, header: Row, lines: list[str | Row]) -> 
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
     for title in header:
-        table.add_column(title, no_wrap=title != "configuration")
+        table.add_column(title, overflow="fold")
     for line in lines:
         if isinstance(line, str):
             table.add_row()

@@ -54,7 +54,7 @@ class Report:
         rows += [(q.name, str(q.shape), f"{q.error:.1e}", f"{q.bound:.1e}", _verdict(q)) for q in self.quantities]
         name, shape = (max(len(row[column]) for row in rows) for column in (0, 1))
         lines = [f"{row[0]:{name}}  {row[1]:{shape}}  {row[2]:>7}  {row[3]:>7}  {row[4]}".rstrip() for row in rows]
-        failed = ", ".join(q.name for q in self.failed)
+        failed = "; ".join(q.name for q in self.failed)
         last = f"FAILED: {failed}" if failed else f"All {len(self.quantities)} are within their bounds."
         return "\n".join([self.title, "", *lines, "", last])
 

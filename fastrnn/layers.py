@@ -251,9 +251,12 @@ class _Recurrent:
 class LSTM(_Recurrent):
     """Long short-term memory, optionally with a projection of h.
 
-        i, f, o = σ(W x + b_ih + R h' + b_hh), each with its own rows, and g likewise with tanh
+        i, f, o = σ(W_ih x + b_ih + W_hh h' + b_hh), each with its own rows, and g likewise with tanh
         c = f ⊙ c' + i ⊙ g
         h = o ⊙ tanh(c), or W_hr (o ⊙ tanh(c)) with proj_size
+
+    where h' and c' are those of the step before. In shapes, T is the number of steps, B of sequences, D of directions, and
+    R the width of h: proj_size, or H without a projection.
 
     input_size     I, the features of x
     hidden_size    H
@@ -325,12 +328,14 @@ class LSTM(_Recurrent):
 class GRU(_Recurrent):
     """Gated recurrent unit.
 
-        r, z = σ(W x + b_ih + R h' + b_hh), each with its own rows
-        n = tanh(W_n x + b_in + r ⊙ (R_n h' + b_hn)), or, with reset_after=False,
-        n = tanh(W_n x + b_in + R_n (r ⊙ h') + b_hn)
+        r, z = σ(W_ih x + b_ih + W_hh h' + b_hh), each with its own rows
+        n = tanh(W_in x + b_in + r ⊙ (W_hn h' + b_hn)), or, with reset_after=False,
+        n = tanh(W_in x + b_in + W_hn (r ⊙ h') + b_hn)
         h = (1 - z) ⊙ n + z ⊙ h'
 
-    reset_after  True: as in PyTorch and cuDNN. False: as published by Cho et al. (2014), and ONNX's default.
+    where h' is that of the step before.
+
+    reset_after  True: as in PyTorch and cuDNN. False: as in Cho et al. (EMNLP 2014), and ONNX's default.
     The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
@@ -359,7 +364,7 @@ class GRU(_Recurrent):
 
 
 class RNN(_Recurrent):
-    """The plain (Elman) recurrent layer: h = tanh(W x + b_ih + R h' + b_hh).
+    """The plain (Elman) recurrent layer: h = tanh(W_ih x + b_ih + W_hh h' + b_hh), where h' is that of the step before.
 
     nonlinearity  "tanh", or "relu" in its place
     The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.

@@ -393,7 +393,7 @@ def test_the_report_reads_as_a_table():
         "dweight_ih_l0  (36, 4)    3.0e-02  1.9e-06  FAILED\n"
         "dx             (5, 3, 4)  0.0e+00  1.9e-06  FAILED: 1 of 60 values NaN or infinite on one side only\n"
         "\n"
-        "FAILED: dweight_ih_l0, dx"
+        "FAILED: dweight_ih_l0; dx"
     )
     report = Report("a layer", quantities[:1])
     assert str(report).endswith("\n\nAll 1 are within their bounds.")
@@ -481,7 +481,9 @@ def test_the_command_checks_everything_asked_for(capsys):
     assert fastrnn.get_num_threads() == before
     assert re.match(r"fastrnn \S+, Python \S+, NumPy \S+, Numba \S+, \S+ \S+\nCPU .+-bit vectors, \d+ vector", output)
     assert "\nThreads: 2\n" in output
-    assert "The first run on a machine compiles the kernels, which takes a minute or two.\n" in output
+    assert (
+        "Kernels that were never used on this machine are compiled first: all of them take a minute or two.\n" in output
+    )
     assert "\nChecking 100%  36 configurations\n" in output
     assert re.findall(r"^(\w+ float\d\d)$", output, re.M) == [
         "rnn_relu float32",

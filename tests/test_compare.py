@@ -587,6 +587,17 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_line(compare, monkey
     assert capsys.readouterr().err == f"The report could not be written: {reason}\n"
 
 
+def test_a_report_alone_makes_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "write_report", lambda *arguments: [])
+    kept = Path(__file__).resolve().parent.parent / "docs" / "lstm-vs-gru" / "results.json"
+    folder = tmp_path / "new" / "folder"
+    assert main(["compare", "--from", str(kept), "--out", str(folder)]) == 0
+    (found,) = folder.iterdir()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["compare", "--from", str(kept), "--out", str(found)])
+    assert f"error: argument --out: {str(found)!r}: File exists" in capsys.readouterr().err
+
+
 def test_a_full_disk_ends_the_comparison_in_one_line(compare, monkeypatch, capsys):
     def full(store, name, result):
         raise OSError("no space left")

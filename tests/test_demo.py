@@ -87,7 +87,6 @@ def test_help_of_the_demo_names_every_default(capsys):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "the following arguments are required: command"),
         (["train"], "argument command: invalid choice: 'train'"),
         (["demo", "--cell", "qrnn"], "argument --cell: invalid choice: 'qrnn'"),
         (["demo", "--hidden", "0"], "argument --hidden: expected an integer of at least 1, got '0'"),
@@ -122,6 +121,21 @@ def test_wrong_arguments_are_refused(arguments, reason, tmp_path, capsys):
     captured = capsys.readouterr()
     assert f"error: {reason.format(tmp=tmp_path)}" in captured.err
     assert captured.out == ""
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert [name for name in ("demo", "check", "warmup", "compare") if f"\n    {name}" not in errors] == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there no file can be made")
+def test_where_no_file_can_be_made_is_said_before_the_training(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["demo", "--save", "/proc/model.npz"])
+    assert "error: argument --save: the folder '/proc' cannot be written to: " in capsys.readouterr().err
+    assert demo._new_file("/dev/null") == "/dev/null"
 
 
 def test_a_python_without_the_text_is_refused(monkeypatch, capsys):
@@ -306,6 +320,17 @@ def test_rich_display():
     bars = {line.split()[0]: line.split()[-1] for line in lines if "█" in line}
     assert {name: len(bar) for name, bar in bars.items()} == {"unigram": 30, "lstm": 10}
     assert any("a [bold]list[/bold]" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_a_table_in_a_narrow_terminal_cuts_no_number_off(width):
+    console = pytest.importorskip("rich.console").Console(width=width, file=io.StringIO(), force_terminal=True)
+    display.RichDisplay(console).table("T", ["cell", "when", "loss"], [["LSTM", "start", "4.31e-05 (9.25e-11)"]], 2)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
+    assert "…" not in shown
+    assert set("4.31e-05") <= set(shown)
+    if width == 200:
+        assert re.search(r"^LSTM +start +4\.31e-05 \(9\.25e-11\)$", shown.replace(" \n", "\n"), re.M)
 
 
 @pytest.mark.parametrize("redraw", [True, False])

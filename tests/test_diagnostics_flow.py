@@ -245,6 +245,49 @@ def test_a_loss_at_every_step_does_not_blur_the_decay(scale):
     np.testing.assert_allclose(flow.injected[0], np.linalg.norm(dy.reshape(60, -1), axis=1), rtol=1e-12)
 
 
+@every_kind
+def test_what_is_injected_later_is_not_what_is_transmitted(kind):
+    """Of a loss at every step, and of what a layer above hands down, the last part alone is followed back."""
+    layer = make_layer(kind, 3, 6, num_layers=2, dtype="float64")
+    problem = random_problem(layer, 12, 2)
+    flow = gradient_flow(layer, problem.x, dy=problem.dy, dstate=as_state(problem.dstate))
+    dstate = [s[:1] for s in problem.dstate], [s[1:] for s in problem.dstate]
+    lower, upper = (make_layer(kind, width, 6, dtype="float64") for width in (3, layer.proj_size or 6))
+    for name, parameter in layer.parameters.items():
+        part = upper if name.endswith("_l1") else lower
+        part.parameters[name.replace("_l1", "_l0")][...] = parameter
+    between = lower(problem.x)[0]
+    handed_down = upper.vjp(between)[1](problem.dy, as_state(dstate[1])).x
+    for k, (part, x, dy) in enumerate(((lower, problem.x, handed_down), (upper, between, problem.dy))):
+        last = np.zeros_like(dy)
+        last[-1] = dy[-1]
+        alone = gradient_flow(part, x, dy=last, dstate=as_state(dstate[k]))
+        np.testing.assert_allclose(flow.transmitted[k], alone.transmitted[0], rtol=1e-11)
+        state = np.hypot(alone.hidden, 0 if alone.cell is None else alone.cell)[0]
+        assert alone.cell is not None or flow.transmitted[k, 0] == pytest.approx(state[0] / state[-1], rel=1e-11)
+
+
+def test_an_open_cell_holds_its_gradient_whatever_is_injected():
+    layer = fastrnn.LSTM(8, 16, forget_bias=5.0, dtype="float64", seed=0)
+    x = random_problem(layer, 100, 2).x
+    dy = np.random.default_rng(3).standard_normal((100, 2, 16))
+    flow = gradient_flow(layer, x, dy=dy)
+    last = np.where(np.arange(100)[:, None, None] == 99, dy, 0)
+    gradients = layer.vjp(x)[1](last)
+    left = np.linalg.norm(np.stack(gradients.state)) / np.linalg.norm(last)
+    assert flow.transmitted[0, 0] == pytest.approx(left, rel=0.2)  # one step further
+    assert flow.verdict[0].startswith("holds")
+
+
+def test_small_gradients_are_followed_as_far_as_large_ones():
+    layer, x = orthogonal_rnn(0.5, T=100)
+    single = fastrnn.RNN(3, 16, bias=False)
+    single.parameters["weight_hh_l0"][...] = layer.parameters["weight_hh_l0"]
+    dy = np.full((100, 2, 16), 1e-30, np.float32)
+    flow = gradient_flow(single, x.astype("f"), dy=dy)
+    assert flow.transmitted[0, 0] == pytest.approx(0.5**99, rel=1e-3)
+
+
 def still(layer, gate, keep):
     """All weights 0, the bias of one gate such that it is `keep`."""
     H = layer.hidden_size

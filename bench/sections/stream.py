@@ -95,6 +95,7 @@ def report(points: list[dict]) -> str:
         "Microseconds a frame, I = H, one thread. *Kernel alone* is the compiled part of a step, called in a compiled "
         "loop. RTNeural's figures are [published](https://github.com/jatinchowdhury18/RTNeural-compare) for another "
         "machine, an Intel i7-8700B, and C++ with sizes known to the compiler; they were not measured here. "
+        "With `out=y` a step allocates nothing, which is for programs that must not wait for memory; it saves no time. "
         "Whole-sequence calls of one frame, beside the other libraries', are in [Performance](performance.md).\n\n"
         + markdown_table(titles, rows, left=1)
     )

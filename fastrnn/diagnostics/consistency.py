@@ -99,7 +99,8 @@ def self_check(
             *_sums_of_steps(layer, x, state, layer_index, direction, bound),
         ]
     return Report(
-        f"{run.layer!r}, x {np.shape(x)}, row {row}, layer {layer_index}{' reverse' * direction}", tuple(quantities)
+        f"{run.layer!r}, x {tuple(np.shape(x))}, row {row}, layer {layer_index}{' reverse' * direction}",
+        tuple(quantities),
     )
 
 

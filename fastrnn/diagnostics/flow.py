@@ -8,7 +8,8 @@ G*H*H multiply-adds of W x_t or R h_{t-1} as the unit, for a step and row:
     this                              4: W x, R h of the forward pass, R^T da, dX
 
 so all of `gradient_flow`, its forward pass too, is about one backward pass, and the norms, for which each array is
-read once. Getting dL/dh_t back afterwards from the gates' gradients that a backward pass leaves would be 2 + 4 + 1:
+read once. A layer into which gradients come at many steps is gone back through twice, once with the last of them alone:
+2 more. Getting dL/dh_t back afterwards from the gates' gradients that a backward pass leaves would be 2 + 4 + 1:
 the forward pass, the backward pass, R^T da again. Only dL/dh_0 and dL/dc_0 of a call come out of `vjp`: a call for
 each step would be T/2 times the work.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.sequence import OptionalStates
 from fastrnn.validation import State
 
 from . import decay
@@ -48,10 +50,9 @@ class GradientFlow:
     cell            (L*D, T) |dL/dc_t|, all of it: through h_t and through c_{t+1}. None without a cell state.
     direct          (L*D, T) what would arrive of the last step's dL/dc (GRU: dL/dh) if the forget (update) gates were
                     the only way back: to be seen beside `cell` (`hidden`). None for RNN.
-    transmitted     (L*D, T) of what was there at lag 0, how much is left at a lag: the product over the steps between
-                    of |J^T s| / |s|, where s is the gradient of the state, for the LSTM of (h, c) together, and J the
-                    recurrent Jacobian. If the loss injects at lag 0 only, that is |s_t| / |s_T|. NaN before anything
-                    is injected.
+    transmitted     (L*D, T) of what is injected at lag 0, how much is left at a lag if nothing else is injected:
+                    |s_t| / |s_T|, where s is the gradient of the state, for the LSTM of (h, c) together. Where nothing
+                    is injected at lag 0, of what is at the first lag at which something is, and NaN before.
     decay_per_step  (L*D,) exp of the slope of a straight line fitted to log(transmitted) by lag, by least squares,
                     where the gradient is neither 0 nor so small that the dtype has lost digits of it. NaN if there are
                     fewer than two such lags.
@@ -105,14 +106,19 @@ def gradient_flow(
     upstream, dstates = run.loss(dy, dstate, length)
     D, has_cell = run.layer.num_directions, run.layer.cell == "lstm"
     found: list[_Measured] = []
+    alone: list[_Measured] = []  # what is injected first, without what is injected after it
     for index in reversed(range(run.layer.num_layers)):
-        gates = [_memory_gate(run.layers[index], d) for d in range(D)]
-        gradients = run.backward(index, upstream, dstates)
-        upstream = gradients.dx
-        found[:0] = [_measure(gradients, d, gates[d]) for d in range(D)]
+        kept = None if upstream is None else run.layers[index].kept()
+        dx, measured = _go_back(run, index, upstream, dstates)
+        found[:0] = measured
+        if upstream is not None and kept is not None:
+            run.layers[index].keep(kept)
+            _, measured = _go_back(run, index, *_first_alone(upstream, dstates, index, measured))
+        alone[:0] = measured
+        upstream = dx
         run.layers[index].release()
     smallest = float(np.finfo(run.layer.dtype).tiny)
-    logs = [each.log_transmitted(smallest) for each in found]
+    logs = [each.log_transmitted(smallest) for each in alone]
     rates = [decay.fitted(fit) for _, fit in logs]
 
     def norms(name: str) -> np.ndarray:
@@ -132,7 +138,7 @@ def gradient_flow(
         decay_per_step=np.array(rates),
         half_life=np.array([decay.half_life(rate) for rate in rates]),
         verdict=[decay.verdict(log) for log, _ in logs],
-        title=f"{run.layer!r}, x {np.shape(x)}",
+        title=f"{run.layer!r}, x {tuple(np.shape(x))}",
     )
 
 
@@ -150,26 +156,68 @@ class _Measured:
     cell_carried: np.ndarray
     direct: np.ndarray
 
+    def state(self) -> np.ndarray:
+        """The norm of the state's gradient by lag, (T,)."""
+        with np.errstate(over="ignore"):
+            return np.hypot(self.hidden, self.cell_carried)[::-1]
+
     def log_transmitted(self, smallest: float) -> tuple[np.ndarray, np.ndarray]:
-        """log(transmitted) by lag, (T,), and the same to fit, without what is smaller than `smallest`."""
+        """log(transmitted) by lag, (T,), and the same to fit, without what is smaller than `smallest`.
+
+        Of a pass into which something is injected at one step only.
+        """
+        state = self.state()
+        first = _first(state)
+        if first is None:
+            nothing = np.full(len(state), np.nan)
+            return nothing, nothing
         with np.errstate(all="ignore"):
-            state = np.hypot(self.hidden, self.cell_carried)[::-1]
-            through = np.hypot(self.carried, self.cell_carried)[::-1]
-            log = np.full(len(state), np.nan)
-            started = np.flatnonzero(state != 0)
-            if not len(started):
-                return log, log
-            first = started[0]
-            steps = np.log(through[first + 1 :]) - np.log(state[first:-1])
-            # once nothing is left, or all is infinite, it stays so: 0/0 and inf/inf say nothing
-            log[first:] = np.concatenate([[0.0], np.cumsum(steps)])
-            gone = np.flatnonzero(log[first:] == -np.inf)
-            if len(gone):
-                log[first + gone[0] :] = -np.inf
-            burst = np.flatnonzero(log[first:] == np.inf)
-            if len(burst):
-                log[first + burst[0] :] = np.inf
-            return log, np.where(state >= smallest, log, np.nan)
+            log = np.log(state) - np.log(state[first])
+        log[:first], log[first] = np.nan, 0.0
+        burst = np.flatnonzero(log == np.inf)
+        if len(burst):
+            log[burst[0] :] = np.inf  # inf - inf says nothing
+        return log, np.where(state >= smallest, log, np.nan)
+
+
+def _first(state: np.ndarray) -> int | None:
+    """The first lag at which there is any gradient of the state, from its norms by lag."""
+    there = np.flatnonzero(state != 0)
+    return int(there[0]) if len(there) else None
+
+
+def _go_back(
+    run: Run, index: int, dy: np.ndarray | None, dstates: OptionalStates
+) -> tuple[np.ndarray, list[_Measured]]:
+    """Through one layer: dx, and what is measured on the way, for each direction."""
+    directions = range(run.layer.num_directions)
+    gates = [_memory_gate(run.layers[index], d) for d in directions]
+    gradients = run.backward(index, dy, dstates)
+    return gradients.dx, [_measure(gradients, d, gates[d]) for d in directions]
+
+
+def _first_alone(
+    dy: np.ndarray, dstates: OptionalStates, index: int, measured: list[_Measured]
+) -> tuple[np.ndarray, OptionalStates]:
+    """Of dy (T, B, D*R) and dstates, for each direction of layer `index` what it comes to first, the rest 0.
+
+    In another length, so that it can shrink as far as the dtype allows.
+    """
+    first_dy, first_dstates = np.zeros_like(dy), tuple([None if s is None else np.zeros_like(s) for s in dstates])
+    D = len(measured)
+    for d, each in enumerate(measured):
+        state = each.state()
+        first = _first(state)
+        if first is None:
+            continue
+        times = round(np.log2(_LENGTH / state[first])) if np.isfinite(state[first]) else 0  # so often twice
+        to, of = (own_time(np.split(values, D, axis=2)[d], d) for values in (first_dy, dy))
+        to[-1 - first] = np.ldexp(of[-1 - first], times)
+        row = index * D + d
+        for to_state, of_state in zip(first_dstates, dstates, strict=True):
+            if first == 0 and to_state is not None and of_state is not None:
+                to_state[row] = np.ldexp(of_state[row], times)
+    return first_dy, first_dstates
 
 
 def _memory_gate(run: LayerRun, direction: int) -> np.ndarray | None:

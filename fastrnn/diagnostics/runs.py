@@ -49,6 +49,14 @@ class LayerRun:
         now = self.values(direction)["hc"[state]]
         return np.concatenate([self.states[state][direction][None], now[:-1]])
 
+    def kept(self) -> np.ndarray:
+        """A copy of what a backward pass overwrites, for `keep`."""
+        return self.saved.gates.copy()
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Have it again, for another backward pass."""
+        self.saved.gates[...] = kept
+
     def release(self) -> None:
         """Give the memory of what was kept back: nothing here is read afterwards."""
         self.sequence.kernels().release(self.saved)

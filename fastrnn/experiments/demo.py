@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from types import FrameType
@@ -223,6 +224,10 @@ def _new_file(value: str) -> str:
         raise argparse.ArgumentTypeError(f"there is no folder {folder!r}")
     if os.path.isdir(value):
         raise argparse.ArgumentTypeError(f"expected a file, got the folder {value!r}")
-    if not os.access(folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"the folder {folder!r} cannot be written to")
+    if not os.path.exists(value):  # an older file, or a device, may be written to where there is no room for another
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"the folder {folder!r} cannot be written to: {error.strerror}") from error
     return value

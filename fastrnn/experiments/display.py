@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,8 +37,8 @@ class Display(Protocol):
     def passage(self, title: str, text: str) -> None:
         """A text as it is."""
 
-    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
-        """A table whose first column is set to the left, the others to the right."""
+    def table(self, title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> None:
+        """A table whose first columns, of words, are set to the left, the others, of numbers, to the right."""
 
     def live(self) -> AbstractContextManager["LiveTable"]:
         """A table that changes while it stands at the bottom, and lines above it."""
@@ -103,12 +103,12 @@ class PlainDisplay:
         for line in text.splitlines():
             self.say(f"  | {line}".rstrip())
 
-    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> None:
         self.say(f"\n{title}")
         widths = [max(len(row[k]) for row in (columns, *rows)) for k in range(len(columns))]
         for row in (columns, *rows):
             cells = [
-                cell.rjust(width) if k else cell.ljust(width)
+                cell.ljust(width) if k < words else cell.rjust(width)
                 for k, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             self.say(f"  {'  '.join(cells)}".rstrip())
@@ -232,9 +232,9 @@ class RichDisplay:
         self.console.print()
         self.console.print(Panel(Text(text), title=Text(title, style="bold"), title_align="left", border_style="dim"))
 
-    def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> None:
         self.console.print()
-        self.console.print(_rich_table(title, columns, rows))
+        self.console.print(_rich_table(title, columns, rows, words))
 
     @contextmanager
     def live(self) -> Iterator[LiveTable]:
@@ -262,13 +262,15 @@ class _RichLive:
         self.live.update(table)
 
 
-def _rich_table(title: str, columns: Sequence[str], rows: Rows) -> "RenderableType":
+def _rich_table(title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> "RenderableType":
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for k, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if k else "left", header_style="dim")
+        # folded, for a number that is cut off would be another
+        justify: Literal["left", "right"] = "left" if k < words else "right"
+        table.add_column(escape(column), justify=justify, header_style="dim", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

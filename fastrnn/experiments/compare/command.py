@@ -309,8 +309,11 @@ def _report_only(arguments: argparse.Namespace, show: Display) -> int:
         arguments.refuse(f"argument --from: {str(arguments.source)!r}: {error.strerror}")
     except ValueError as error:
         arguments.refuse(f"argument --from: {error}")
-    if arguments.out is not None and not arguments.out.is_dir():
-        arguments.refuse(f"argument --out: there is no folder {str(arguments.out)!r}")
+    if arguments.out is not None:
+        try:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            arguments.refuse(f"argument --out: {str(arguments.out)!r}: {error.strerror}")
     try:
         _report(show, found, arguments.out, arguments.docs)
     except BrokenPipeError:

@@ -31,7 +31,8 @@ def look(layer: Layer, x: np.ndarray, closely: bool) -> dict[str, Any]:
         "norms": norms,
         "decay": flow.decay_per_step[0],
         "half_life": flow.half_life[0],
-        "direct": None if flow.direct is None else by_lag(flow.lags, flow.direct[0] / flow.direct[0, -1])[1],
+        # of dL/dh_T, as `transmitted` is, though an LSTM's path begins at c_T
+        "direct": None if flow.direct is None else by_lag(flow.lags, flow.direct[0] / flow.hidden[0, -1])[1],
         "gates": {
             gate: {"mean": mean, "low": gates.saturated_low[gate], "high": gates.saturated_high[gate]}
             for gate, mean in gates.mean.items()
@@ -54,9 +55,10 @@ def look(layer: Layer, x: np.ndarray, closely: bool) -> dict[str, Any]:
 
 
 def by_lag(lags: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some of the lags (T,), increasing, and the values there."""
+    """Some of the lags (T,), increasing, that of half the steps among them, and the values there."""
     order = np.argsort(lags)
-    kept = order[np.unique(np.linspace(0, len(order) - 1, _POINTS).round().astype(int))]
+    chosen = np.linspace(0, len(order) - 1, _POINTS).round().astype(int)
+    kept = order[np.unique(np.append(chosen, len(order) // 2))]
     return lags[kept], values[kept]
 
 

@@ -29,10 +29,11 @@ class Table(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    words: int = 1  # so many columns are no numbers
 
     def markdown(self) -> str:
-        """The first column set to the left, the others to the right."""
-        rules = tuple("--:" if k else ":--" for k in range(len(self.columns)))
+        """Words set to the left, numbers to the right."""
+        rules = tuple(":--" if k < self.words else "--:" for k in range(len(self.columns)))
         return "\n".join(f"| {' | '.join(row)} |" for row in (self.columns, rules, *self.rows))
 
 
@@ -41,7 +42,7 @@ def write_report(show: Display, found: Results, folder: Path) -> list[Path]:
     tested = claims.claims(found)
     for table in _tables(found):
         if table.rows:
-            show.table(table.title, table.columns, table.rows)
+            show.table(*table)
     show.say("")
     for line in _verdict_lines(tested):
         show.say(line)
@@ -144,7 +145,7 @@ def learning(found: Results) -> Table:
                 )
             )  # fmt: skip
     columns = ("task", "contender", "units", "parameters", "baseline", "loss", "solved", "updates to it", "seconds")
-    return Table("What they learnt", columns, rows)
+    return Table("What they learnt", columns, rows, words=2)
 
 
 def gradients(found: Results) -> Table:
@@ -165,10 +166,10 @@ def gradients(found: Results) -> Table:
                     )
                 )  # fmt: skip
     columns = (
-        "contender", "", f"left after {lag} steps", "left by the gate alone", "factor per step", "half-life, steps",
-        "growth of the Jacobians' product, per step", "spectral radius of R",
+        "contender", "when", f"left after {lag} steps", "left by the gate alone", "factor per step",
+        "half-life, steps", "growth of the Jacobians' product, per step, first seed", "spectral radius of R",
     )  # fmt: skip
-    return Table(f"Gradients through time, {TITLES[task].lower()}", columns, rows)
+    return Table(f"Gradients through time, {TITLES[task].lower()}", columns, rows, words=2)
 
 
 def gates(found: Results) -> Table:
@@ -183,8 +184,8 @@ def gates(found: Results) -> Table:
                 mean, low, high = map(statistics.median, values)
                 implied = spread([look.memory for look in looks]) if gate in ("f", "z") else NONE
                 rows.append((CONTENDERS[name].title, text, gate, f"{mean:.2f}", f"{low:.0%}", f"{high:.0%}", implied))
-    columns = ("contender", "", "gate", "mean", "saturated low", "saturated high", "half-life implied, steps")
-    return Table(f"Gates, {TITLES[task].lower()}", columns, rows)
+    columns = ("contender", "when", "gate", "mean", "saturated low", "saturated high", "half-life implied, steps")
+    return Table(f"Gates, {TITLES[task].lower()}", columns, rows, words=3)
 
 
 def _of_first(looks: Sequence[Look], name: str) -> str:
