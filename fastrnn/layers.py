@@ -255,8 +255,8 @@ class LSTM(_Recurrent):
         c = f ⊙ c' + i ⊙ g
         h = o ⊙ tanh(c), or W_hr (o ⊙ tanh(c)) with proj_size
 
-    where h' and c' are those of the step before. In shapes, T is the number of steps, B of sequences, D of directions, and
-    R the width of h: proj_size, or H without a projection.
+    where h' and c' are those of the step before. In shapes, T is the number of steps, B of sequences, D of directions,
+    and R the width of h: proj_size, or H without a projection.
 
     input_size     I, the features of x
     hidden_size    H

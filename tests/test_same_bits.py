@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,5 +279,35 @@ def test_narrower_vectors_compute_the_same(width):
     assert narrow["digests"] == digests(layers)
 
 
+# What `vector_unit` would say of a processor with wider vectors. LLVM makes several of the host's of each.
+AS_IF_WIDER = """
+import sys
+from fastrnn.kernels import target
+wide = target.VectorUnit(512, 32)
+target.vector_unit = lambda: wide
+sys.path.insert(0, {tests!r})
+import test_same_bits
+test_same_bits.tell({layers!r})
+"""
+
+
+def test_wider_vectors_compute_the_same(tmp_path):
+    if vector_unit().bits >= 512:
+        pytest.skip("this machine's vectors have 512 bits")
+    layers = ["lstm float32", "gru float64"]
+    program = AS_IF_WIDER.format(tests=str(Path(__file__).parent), layers=layers)
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}  # what is made here is not what this processor is known to need
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | cache, capture_output=True, text=True, check=True)
+    wide = json.loads(done.stdout)
+    assert wide["bits"] == 512
+    assert wide["digests"] == digests(layers)
+
+
+def tell(layers):
+    """For another process."""
+    print(json.dumps({"bits": vector_unit().bits, "digests": digests(layers)}))
+
+
 if __name__ == "__main__":
-    print(json.dumps({"bits": vector_unit().bits, "digests": digests(sys.argv[1:])}))
+    tell(sys.argv[1:])
