@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -196,7 +196,8 @@ class CpuLayer:
         if self.cell.has_cell_state:
             c_0, cells, dc_0 = states[1], saved.cells, dstates_0[1]
         dh = empty((D, *lead, R), self.dtype) if self.cell.name == "lstm_projected" else None
-        dx = np.empty((D, *x.shape), self.dtype)
+        # of two directions, not one array: the sum would keep both alive
+        dx: Any = np.empty(x.shape, self.dtype) if D == 1 else [np.empty(x.shape, self.dtype) for _ in range(D)]
         h_prev = None
         if rows is not None:
             h_prev = np.empty((D, *lead, R), self.dtype)
@@ -205,9 +206,10 @@ class CpuLayer:
         kind = backward_kind(rows is not None, dy is None, bool(kept), False)
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
         self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
-        if D == 2:
-            with np.errstate(all="ignore"):
-                np.add(dx[0], dx[1], out=dx[0])
+        if D == 1:
+            return dx, dstates_0
+        with np.errstate(all="ignore"):
+            np.add(dx[0], dx[1], out=dx[0])
         return dx[0], dstates_0
 
     def _run(
@@ -233,19 +235,23 @@ class CpuLayer:
             workers, by_units = self.sharing.share(rows.total, batch, forward=kind.forward, packed=True)
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        if self.directions == 2:  # of the first direction's parts the kernels are told the beginnings only
-            arrays += arrays[:shared] + tuple([None if array is None else array[1] for array in arrays[shared:]])
+        if self.directions == 2:
+            both, own = arrays[:shared], arrays[shared:]
+            first, second = (tuple([None if array is None else array[d] for array in own]) for d in range(2))
+            arrays = (*both, *first, *both, *second)
         matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
         if not plan.run(pieces, (*where, matrices.address) * self.directions, arrays):
             matrices = self.weights.current(weights, source)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, arrays)
 
-    def bind_step(self, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None) -> list:
+    def bind_step(
+        self, plan: Plan, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None
+    ) -> list:
         """Fill `block` for a single step from x (B, I) and h (B, R) to y (B, R), c (B, H) updated in place.
 
+        plan  what `step_plan` gave for B rows
         Returns what must outlive the block: the packed weights, as they are now, and the kernels' workspace.
         """
-        plan = self.step_plan(len(x))
         matrices = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, 0, block)
         workspace.run(NOTHING, (1, len(x), 0, 0, matrices.address), (x, y, h, c, c, None, None))

@@ -19,9 +19,9 @@ class Mask:
         self.kept = generator.random(shape, dtype=np.float32) >= dropout
         self.scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
-    def factors(self) -> np.ndarray:
-        """What each element is multiplied with, float32."""
-        return self.kept * np.float32(self.scale)
+    def factors(self, dtype: np.dtype) -> np.ndarray:
+        """What each element is multiplied with."""
+        return self.kept * dtype.type(self.scale)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):

@@ -77,10 +77,13 @@ def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
     """As `layer.save`."""
     # these files know no bfloat16, whose numbers are float32's
     kept = np.dtype(np.float32) if layer.dtype.name == "bfloat16" else layer.dtype
-    arrays = {name: array.astype(kept, copy=False) for name, array in layer.state_dict().items()}
-    arrays[_KEY] = np.array(header_of(layer))
+    write_arrays(path, header_of(layer), {n: array.astype(kept, copy=False) for n, array in layer.state_dict().items()})
+
+
+def write_arrays(path: str | os.PathLike[str], header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file at exactly `path`, which appears, or replaces an older one, only when all is written."""
     with new_file(validation.path(path)) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **{_KEY: np.array(header)}, **arrays)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -114,24 +117,25 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_Layer":
     """As `kind.load`."""
-    header, arrays = _read(path)
-    layer = layer_of(header, kind, [array.size for array in arrays.values()], **where)
+    text, arrays = read_arrays(path)
+    layer = layer_of(parsed_header(text), kind, [array.size for array in arrays.values()], **where)
     if layer.dtype.name == "bfloat16":
         arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
     layer.load_state_dict(arrays)
     return layer
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the parameters."""
+def read_arrays(path: str | os.PathLike[str]) -> tuple[str, dict[str, np.ndarray]]:
+    """The header and the arrays that `write_arrays` wrote. ValueError if it is another kind of file, or damaged."""
     with open(validation.path(path), "rb") as file:
         if zipfile.is_zipfile(file):
             file.seek(0)
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     arrays = dict(archive) if _KEY in archive else {}
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError) as error:
+                # (a header of a few bytes may ask for any memory)
                 raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}: {error}") from error
             if arrays:
-                return parsed_header(str(arrays.pop(_KEY))), arrays
+                return str(arrays.pop(_KEY)), arrays
     raise ValueError(f"path: expected a file written by save, got {os.fspath(path)!r}")

@@ -78,7 +78,7 @@ class _Recurrent:
                 f"dropout acts between layers: dropout={dropout} has no effect with num_layers=1", stacklevel=3
             )
         initial_seed, dropout_seed = np.random.SeedSequence(seed).spawn(2)
-        self._generator = np.random.default_rng(dropout_seed)
+        self._generator = np.random.Generator(np.random.PCG64(dropout_seed))
         self._allocate()
         generator = np.random.default_rng(initial_seed)
         for sequence in self.sequences:

@@ -124,7 +124,7 @@ class _CpuSteps:
                 below = x if n == 0 else h[1 - turn, n - 1]
                 block = self._blocks[turn, n, : plans[n].template.words]
                 cell_state = None if c is None else c[n]
-                self._alive += kernels.bind_step(block, below, h[turn, n], h[1 - turn, n], cell_state)
+                self._alive += kernels.bind_step(plans[n], block, below, h[turn, n], h[1 - turn, n], cell_state)
         self._addresses = [[address(block) for block in blocks] for blocks in self._blocks]
         records = [record.of_blocks(self._kernel, first, 8 * words, len(layers)) for first, *_ in self._addresses]
         self._alive += records

@@ -45,14 +45,15 @@ class _Pool:
 
     def fell_short(self) -> None:
         """It granted fewer threads than were asked for."""
-        self.rests_until = time.monotonic() + self.rest
+        rest = self.rest
+        self.rests_until = time.monotonic() + rest
+        self.rest *= 2
         warnings.warn(
             "fastrnn: fewer threads than asked for came to work; for the next "
-            f"{self.rest:.0f} s calls run on one thread (fastrnn.set_num_threads(1) asks for no more)",
+            f"{rest:.0f} s calls run on one thread (fastrnn.set_num_threads(1) asks for no more)",
             RuntimeWarning,
             stacklevel=3,
         )
-        self.rest *= 2
 
     def after_fork(self) -> None:
         self.lost = self.lost or _numba_has_threads()

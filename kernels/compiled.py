@@ -144,7 +144,7 @@ def together():
         for worker in prange(teams * team_size):
             team = worker // team_size
             place = block + team * block_bytes
-            part_company(place + 8 * PROCESSORS)
+            part_company(block + 8 * PROCESSORS)  # one word for all teams
             if gather(place, team_size):
                 call(kernel, (worker - team * team_size, team_size, place))
         alone = 0

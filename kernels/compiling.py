@@ -21,7 +21,8 @@ def uninterrupted() -> Iterator[None]:
     """Hold Numba's lock, and keep the cyclic garbage collector away.
 
     It would go through Numba's and LLVM's many objects again and again: 4 % of the first call of a cell, and a quarter
-    of that of another, which finds most kernels compiled.
+    of that of another, which finds most kernels compiled. Whoever switches it off meanwhile, in another thread, finds
+    it on again.
     """
     with global_compiler_lock:
         collects = gc.isenabled()

@@ -322,7 +322,7 @@ def test_a_stream_and_a_backward_cannot_be_copied(copied):
 
 
 def test_the_same_seed_means_the_same_layer_on_every_device():
-    options = {"num_layers": 2, "dropout": 0.5, "dtype": "float64", "seed": 4}
+    options = {"num_layers": 2, "dropout": 0.1, "dtype": "float64", "seed": 4}  # 1 / 0.9 has no short form
     gpu, cpu = make_layer("lstm", 3, 4, device="cuda", **options), make_layer("lstm", 3, 4, **options)
     x = np.random.default_rng(0).standard_normal((3, 2, 3))
     np.testing.assert_allclose(gpu(x)[0], cpu(x)[0], rtol=1e-12)  # the masks too

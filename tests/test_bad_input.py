@@ -359,7 +359,16 @@ def _write_broken_stream(path):
     path.write_bytes(data)
 
 
+def _write_what_asks_for_any_memory(path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 60, 4)})
+    np.savez(path, fastrnn=np.array("{}"))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a.npy", header.getvalue())
+
+
 WRITERS = [
+    _write_what_asks_for_any_memory,
     _write_broken_stream,
     _write_text,
     _write_nothing,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -203,6 +204,9 @@ def differences(loss, array, step=1e-5):
 def test_clipping_scales_all_gradients_to_the_limit():
     gradients = {"a": np.array([[3.0, 0.0]]), "b": np.array([-4.0, 12.0])}
     assert clip_global_norm(gradients, 6.5) == 13.0
+    huge = {"w": np.full((2, 2), 1e25, np.float32)}
+    assert clip_global_norm(huge, 1.0) == pytest.approx(2e25)
+    np.testing.assert_allclose(huge["w"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(gradients["a"], [[1.5, 0.0]])
     np.testing.assert_allclose(gradients["b"], [-2.0, 6.0])
 
@@ -442,6 +446,15 @@ def foreign_files(path):
     content = saved.read_bytes()
     (path / "half.npz").write_bytes(content[: len(content) // 2])
     (path / "spoilt.npz").write_bytes(content[:900] + bytes(byte ^ 255 for byte in content[900:1000]) + content[1000:])
+    encrypted = bytearray(content)
+    for entry in re.finditer(b"PK\x01\x02", content):
+        encrypted[entry.start() + 8] |= 1
+    (path / "encrypted.npz").write_bytes(encrypted)
+    np.savez_compressed(path / "deflated.npz", fastrnn=np.array(json.dumps(header)), **arrays)
+    deflated = bytearray((path / "deflated.npz").read_bytes())
+    start = deflated.index(b"head_weight.npy") + 40
+    deflated[start : start + 40] = bytes(40)
+    (path / "deflated.npz").write_bytes(deflated)
     (path / "empty.npz").write_bytes(b"")
     (path / "text.npz").write_text(TEXT)
     saved.unlink()
@@ -450,7 +463,7 @@ def foreign_files(path):
 
 def test_other_files_are_refused(tmp_path):
     files = foreign_files(tmp_path)
-    assert len(files) == 18
+    assert len(files) == 20
     for file in files:
         with pytest.raises(ValueError, match=r"^path: expected a saved character model, got "):
             CharacterModel.load(file, backend="reference")

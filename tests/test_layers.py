@@ -720,6 +720,16 @@ def break_after(monkeypatch, written):
     monkeypatch.setattr(np, "savez", savez)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_gradient_of_x_keeps_no_other_memory_alive(bidirectional):
+    layer = fastrnn.GRU(5, 7, bidirectional=bidirectional)
+    x = np.ones((9, 4, 5), np.float32)
+    (y, _), backward = layer.vjp(x)
+    dx = backward(y).x
+    owner = dx if dx.base is None else dx.base
+    assert owner.nbytes == x.nbytes
+
+
 def test_a_file_is_replaced_only_by_a_whole_one(make, tmp_path, monkeypatch):
     layer, path = make(I, H), tmp_path / "layer.npz"
     layer.save(path)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import KINDS, as_state, as_tuple, assert_same_bits, make_layer, random_problem
 
+import fastrnn
+
 BACKENDS = ("cpu", "reference")
 
 
@@ -131,6 +133,27 @@ def test_a_stream_cannot_be_copied(backend, duplicate):
     stream = make_layer("gru", 3, 4, backend=backend).stream()
     with pytest.raises(TypeError, match="a stream can be neither copied nor pickled"):
         duplicate(stream)
+
+
+def test_the_number_of_threads_may_change_while_a_stream_is_made(threads, monkeypatch):
+    """As another thread may do: what was laid out for one number must not meet what is for another."""
+    from fastrnn.cpu import CpuLayer
+
+    step_plan, bind_step = CpuLayer.step_plan, CpuLayer.bind_step
+    layer = make_layer("lstm", 130, 203)
+    problem = random_problem(layer, 3, 1)
+    expected = layer(problem.x)[0]
+
+    def binding(kernels, *arguments):
+        fastrnn.set_num_threads(1)
+        return bind_step(kernels, *arguments)
+
+    monkeypatch.setattr(CpuLayer, "bind_step", binding)
+    threads(2)
+    stream = layer.stream()
+    assert step_plan(layer.sequences[0].kernels(), 1).workers == 1
+    for x, y in zip(problem.x, expected, strict=True):
+        np.testing.assert_array_equal(stream.step(x), y)
 
 
 def test_two_directions_cannot_be_streamed():

@@ -337,6 +337,25 @@ def test_threads_may_use_the_same_processors_after_a_call(threads):
 
 
 @needs_affinity
+def test_threads_of_two_teams_run_apart(threads):
+    """Two directions, one thread each: they look at the same word, the first team's."""
+    from fastrnn.kernels import block as b
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a choice of processors")
+    layer = make_layer("gru", 64, 64, bidirectional=True)
+    problem = random_problem(layer, 50, 8)
+    threads(2)
+    for _ in range(20):
+        outputs(layer, problem)
+        plans = layer.sequences[0].kernels()._planner._plans.values()
+        (plan,) = [plan for plan in plans if plan.workers == 2]
+        words = plan._idle[-1].block.reshape(2, -1)[:, b.PROCESSORS]
+        assert words[1] == 0
+        assert bin(int(words[0]) % 2**64).count("1") == 2
+
+
+@needs_affinity
 def test_a_team_on_one_processor_finishes(threads):
     layer, problem = shared("by_units")
     threads(1)

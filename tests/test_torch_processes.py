@@ -153,6 +153,31 @@ def test_weights_in_shared_memory():
     assert not torch.equal(module(x)[0], expected)
 
 
+@pytest.mark.parametrize("moved", ["weights", "x", "states"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRUCell", "LSTMCell"])
+def test_memory_may_move_between_forward_and_backward(name, moved):
+    """What is shared with another process gets other memory, and its former is freed; sizes are such that it is gone."""
+    torch.manual_seed(0)
+    original = getattr(torch.nn, name)(256, 256)
+    ours = getattr(fast, name)(256, 256)
+    ours.load_state_dict(original.state_dict())
+    found = []
+    for module in (original, ours):
+        x = normal(32, 256, dtype=torch.float32) if "Cell" in name else normal(8, 32, 256, dtype=torch.float32)
+        shape = (32, 256) if "Cell" in name else (1, 32, 256)
+        states = [normal(*shape, dtype=torch.float32) for _ in range(2 if "LSTM" in name else 1)]
+        result = module(x, tuple(states) if len(states) == 2 else states[0])
+        loss = sum(each.sin().sum() for each in torch.utils._pytree.tree_leaves(result))
+        for tensor in {"weights": list(module.parameters()), "x": [x], "states": states}[moved]:
+            tensor.detach().share_memory_()
+        junk = [torch.full((n,), float("nan")) for n in (256 * 256, 1024 * 256, 32 * 256)]
+        loss.backward()
+        del junk
+        found.append([tensor.grad for tensor in (x, *states, *module.parameters())])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_saved_weights_load_into_torch_nn_and_back(name):
     ours, theirs = getattr(fast, name)(4, 7), getattr(torch.nn, name)(4, 7)

@@ -59,7 +59,7 @@ def kernel_loop(layer: Layer, frame: np.ndarray) -> tuple[Callable[[], None], np
     c = np.zeros_like(h) if layer.cell == "lstm" else None
     record = of_blocks(plan.kernel, address(block), 0, FRAMES)  # FRAMES blocks that all lie at one place
     place = address(record)
-    alive = [record, block, x, h, y, c, *cpu.bind_step(block, x, h, y, c)]  # the kernel knows addresses only
+    alive = [record, block, x, h, y, c, *cpu.bind_step(plan, block, x, h, y, c)]  # the kernel knows addresses only
 
     def loop(alive: list = alive) -> None:
         compiled.run_record(place)

@@ -11,6 +11,7 @@ import numpy as np
 from fastrnn.dropout import Mask
 from fastrnn.gradients import Gradients
 from fastrnn.kernels.cuda.launch import current_device, wait_for_device
+from fastrnn.kernels.cuda.planes import wide
 from fastrnn.network import USED_UP
 from fastrnn.validation import Lengths, State
 
@@ -130,7 +131,7 @@ class Network:
         for number, layer in enumerate(self.layers):
             if dropout and number:
                 # drawn on the host: the same seed gives the same masks on every device
-                factors = Mask(generator, tuple(y.shape), dropout).factors()
+                factors = Mask(generator, tuple(y.shape), dropout).factors(np.dtype(wide(self.dtype.name)))
                 mask = arrays.from_host_as(factors, self.dtype.name)
                 y = y * mask
                 if save:

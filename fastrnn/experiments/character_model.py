@@ -5,7 +5,6 @@ In the shapes: `T` steps, `B` batch, `V` characters in the vocabulary, `E` width
 
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from fastrnn import GRU, LSTM, RNN
 from fastrnn.dropout import Mask
-from fastrnn.files import new_file
+from fastrnn.files import read_arrays, write_arrays
 
 from .losses import BITS_PER_NAT, cross_entropy, softmax_cross_entropy
 from .text import Batch, Vocabulary
@@ -130,7 +129,7 @@ class CharacterModel:
         """Factors for the elements of y: 0 where dropout drops one. All 1, of shape (), without dropout."""
         if not self._dropout:
             return np.ones((), y.dtype)
-        return Mask(self._dropout_generator, y.shape, self._dropout).factors().astype(y.dtype, copy=False)
+        return Mask(self._dropout_generator, y.shape, self._dropout).factors(y.dtype)
 
     def _embedding_gradient(self, inputs: np.ndarray, dx: np.ndarray) -> np.ndarray:
         """For each character (V, E), the sum of dx (T, B, E) over where it stands in inputs (T*B,)."""
@@ -196,19 +195,19 @@ class CharacterModel:
             "vocabulary": self.vocabulary.characters,
             "options": self.options,
         }
-        with new_file(path) as file:
-            np.savez(file, fastrnn=np.array(json.dumps(header)), **self.parameters)  # type: ignore[arg-type]
+        write_arrays(path, json.dumps(header), self.parameters)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, backend: str | None = None) -> "CharacterModel":
         """Make a model from a file that `save` wrote. ValueError if it is another kind of file."""
         try:
-            header, arrays = _read(path)
+            text, arrays = read_arrays(path)
+            header = json.loads(text)
             if header["format"] != _FILE_FORMAT or header["class"] != cls.__name__:
                 raise ValueError("not this class and format")
             model = cls(Vocabulary(header["vocabulary"]), **header["options"], backend=backend)
             model._load_parameters(arrays)
-        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"path: expected a saved character model, got {os.fspath(path)!r}") from error
         return model
 
@@ -229,14 +228,3 @@ def _choose(logits: np.ndarray, temperature: float, generator: np.random.Generat
     weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
     cumulated = np.cumsum(weights)
     return int(np.searchsorted(cumulated[:-1], generator.random() * cumulated[-1], side="right"))
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the arrays in a file that `save` wrote."""
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("not a zip archive")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    return json.loads(str(arrays.pop("fastrnn"))), arrays

@@ -14,7 +14,7 @@ def clip_global_norm(gradients: Arrays, limit: float) -> float:
     Returns the norm before. Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks"
     (2013), algorithm 1.
     """
-    norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients.values()))
+    norm = math.sqrt(sum(float(np.einsum("i,i", *[g.ravel()] * 2, dtype=np.float64)) for g in gradients.values()))
     if norm > limit:
         for gradient in gradients.values():
             gradient *= limit / norm

@@ -55,7 +55,8 @@ def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor])
 class _LayerFunction(torch.autograd.Function):
     """What the backward pass needs beside tensors is kept in `ctx.kept`, and used up by it.
 
-    When the graph was retained, or y was changed in place since, the forward pass is run again.
+    When the graph was retained, or y was changed in place since, the forward pass is run again; and also when what was
+    read lies elsewhere now, as `share_memory_` makes it, for the memory that it lay in is gone.
     """
 
     @staticmethod
@@ -66,6 +67,7 @@ class _LayerFunction(torch.autograd.Function):
         y, states_n, saved = _forward(call, x, tensors[:number], save=keep)
         outputs = _outputs(step, turned, y, states_n)
         ctx.call = call
+        ctx.places = _places((x, *tensors))
         ctx.y = None if step else outputs[0].detach()  # an alias counts changes, and makes no circle
         ctx.kept = [saved] if keep else []
         ctx.save_for_backward(x, *tensors)
@@ -75,15 +77,19 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
-        layer, _, rows, step, turned, number = ctx.call
+        layer, arrays, rows, step, turned, number = ctx.call
         states, weights = tensors[:number], tensors[number:]
+        if _places((x, *tensors)) != ctx.places:
+            arrays = layer.bind(weights)
+            ctx.kept.clear()
         dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
         if turned and dy is not None:
             dy = dy.transpose(0, 1)
         wanted = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or is_mapped(doutputs):  # for second derivatives, or of many gradients at once
+        # for second derivatives, or of many gradients at once, or of what hooks have put in the weights' place
+        if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
             return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
-        gradients = _gradients(ctx, x, states, dy, dstates)
+        gradients = _gradients(ctx, arrays, x, states, dy, dstates)
         return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
 
 
@@ -91,17 +97,26 @@ class _LayerFunction(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _LayerFunction).apply
 
 
+def _places(tensors: Tensors[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
 def _gradients(
-    ctx: Any, x: Tensor, states: Tensors[Tensor], dy: Tensor | None, dstates: OptionalTensors
+    ctx: Any,
+    arrays: Directions,  # the weights
+    x: Tensor,
+    states: Tensors[Tensor],
+    dy: Tensor | None,
+    dstates: OptionalTensors,
 ) -> list[np.ndarray]:
     """Of x, the states that were given, and the weights."""
-    call = layer, arrays, _, step, _, number = ctx.call
+    layer, _, rows, step, turned, number = ctx.call
     try:
         saved = ctx.kept.pop()
     except IndexError:
         saved = None
     if saved is None or (ctx.y is not None and ctx.y._version):
-        _, _, saved = _forward(call, x, states, save=True)
+        _, _, saved = _forward((layer, arrays, rows, step, turned, number), x, states, save=True)
     dstate_arrays = list(map(gradient_array, dstates))
     if step:
         dstate_arrays = [None if d is None else d[None] for d in dstate_arrays]
