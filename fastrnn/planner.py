@@ -28,8 +28,9 @@ NEVER = 1 << 62  # so many rows
 
 def recipe_of(formula: str, sums: int, multiplied: int, dtype: np.dtype) -> tuple[int, ...]:
     """The recipe (see `kernels/stage.py`) of a stage with the formula of that name."""
-    kernels = (compiled.kernel(f"{name} {dtype.name}") for name in (formula, f"tile {abreast(multiplied)}"))
-    return recipe(*kernels, sums, multiplied, dtype.itemsize)
+    formula_kernel = compiled.kernel(f"{formula} {dtype.name}")
+    tile = compiled.kernel(f"tile {abreast(multiplied)} {dtype.name}")
+    return recipe(formula_kernel, tile, sums, multiplied, dtype.itemsize)
 
 
 class Planner:

@@ -84,7 +84,7 @@ class Template:
         for description in descriptions:
             start = len(flat)
             rows = [description.planes[name].words() for name in planes] + [unused] * (number - len(planes))
-            tables = {
+            tables: dict[int, Table] = {
                 b.PLANE_TABLE: rows,
                 b.WORK_TABLE: [[0] * (number * b.WORK_WORDS)] * workers,
                 **description.tables,

@@ -156,7 +156,7 @@ def test_weights_in_shared_memory():
 @pytest.mark.parametrize("moved", ["weights", "x", "states"])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "GRUCell", "LSTMCell"])
 def test_memory_may_move_between_forward_and_backward(name, moved):
-    """What is shared with another process gets other memory, and its former is freed; sizes are such that it is gone."""
+    """What is shared with another process gets other memory. Sizes are such that the former is gone."""
     torch.manual_seed(0)
     original = getattr(torch.nn, name)(256, 256)
     ours = getattr(fast, name)(256, 256)
@@ -174,8 +174,8 @@ def test_memory_may_move_between_forward_and_backward(name, moved):
         loss.backward()
         del junk
         found.append([tensor.grad for tensor in (x, *states, *module.parameters())])
-    for ours, theirs in zip(found[1], found[0], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    for expected, computed in zip(*found, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])

@@ -122,8 +122,8 @@ class CudaLayer:
                 if held and given is not None:
                     held[d][0] = given[d]
             if not self.cell.carries_hidden:  # the gradient of the final state, at the loop's first step only
-                held = planes["dh_next"]
-                planes["dh_next"] = Place(nothing.address, 0, 0, memory.last, held.address, held.row)
+                final = planes["dh_next"]
+                planes["dh_next"] = Place(nothing.address, 0, 0, memory.last, final.address, final.row)
             if dc:
                 planes["dc_next"] = memory.plane(dc[d], 0, False)
             if projected:
