@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .layers import GRU, LSTM, RNN, _Recurrent
+from .layers import GRU, LSTM, RNN, Recurrent
 
-CELLS: dict[str, tuple[Callable[..., _Recurrent], dict[str, Any]]] = {
+CELLS: dict[str, tuple[Callable[..., Recurrent], dict[str, Any]]] = {
     "lstm": (LSTM, {}),
     "lstm_projected": (LSTM, {}),
     "gru": (GRU, {}),
@@ -54,7 +54,7 @@ class Case:
         }
         return "-".join(parts + [name for name, given in options.items() if given])
 
-    def layer(self, device: str = "cpu") -> _Recurrent:
+    def layer(self, device: str = "cpu") -> Recurrent:
         kind, options = CELLS[self.cell]
         if self.P:
             options = options | {"proj_size": self.P}

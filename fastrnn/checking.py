@@ -13,7 +13,7 @@ import numpy as np
 
 from . import validation
 from .check_report import Quantity, Report
-from .layers import _Recurrent
+from .layers import Recurrent
 from .validation import Lengths, State
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _PERTURBED_RUNS = 8
 
 
 def check(
-    layer: _Recurrent,
+    layer: Recurrent,
     x: np.ndarray,
     state: State = None,
     *,
@@ -79,7 +79,7 @@ def check(
 
     TypeError or ValueError for an argument of a wrong type, dtype or shape.
     """
-    if not isinstance(layer, _Recurrent):
+    if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a fastrnn.LSTM, GRU or RNN, got {validation.full_name(layer)}")
     recompute = layer._checked_recompute(recompute)
     seed = validation.size("seed", seed, least=0)
@@ -88,7 +88,7 @@ def check(
     return judge(layer, expect(layer, x, state, seed, lengths), recompute=recompute)
 
 
-def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
+def _check_on_device(layer: Recurrent, x: Any, state: State, lengths: Lengths, seed: int) -> Report:
     from .cuda.kinds import kind_of
     from .cuda.layout import DeviceLayout
     from .cuda.network import refuse
@@ -101,7 +101,7 @@ def _check_on_device(layer: _Recurrent, x: Any, state: State, lengths: Lengths, 
     return check_on_device(layer, on_host(x), state, seed)
 
 
-def check_on_device(layer: _Recurrent, x: np.ndarray, state: State = None, seed: int = 0) -> Report:
+def check_on_device(layer: Recurrent, x: np.ndarray, state: State = None, seed: int = 0) -> Report:
     """As `check`, of a layer on a GPU from NumPy arrays, float32 or float64 as the reference has them."""
     from .cuda.on_host import OnHost, reference_twin
 
@@ -131,18 +131,18 @@ class Inputs(NamedTuple):
 class Expected(NamedTuple):
     """What the reference makes of a layer's inputs."""
 
-    reference: _Recurrent  # in the layer's place and dtype
+    reference: Recurrent  # in the layer's place and dtype
     inputs: Inputs
     truth: Arrays  # in float64
     same: Arrays  # in the layer's dtype
 
 
-def expect(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Expected:
+def expect(layer: Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Expected:
     """Run the reference in the layer's place. Arguments as in `check`."""
     return expected_of(layer, inputs_of(layer, x, state, seed, lengths))
 
 
-def inputs_of(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Inputs:
+def inputs_of(layer: Recurrent, x: np.ndarray, state: State, seed: int, lengths: Lengths = None) -> Inputs:
     """What `check` runs a layer on; random where it is not given."""
     layout = layer._network.layout
     inside, zeros, batched = layout.inputs(x, state)
@@ -159,7 +159,7 @@ def inputs_of(layer: _Recurrent, x: np.ndarray, state: State, seed: int, lengths
     return Inputs(x, state, lengths, normal(*x.shape[:-1], layout.output_size), random_state())
 
 
-def expected_of(layer: _Recurrent, inputs: Inputs) -> Expected:
+def expected_of(layer: Recurrent, inputs: Inputs) -> Expected:
     """What the reference makes of the inputs in the layer's place."""
     double, reference = np.dtype(np.float64), twin(layer, layer.dtype)
     truth = _run(twin(layer, double), inputs.mapped(lambda array: array.astype(double)))
@@ -168,7 +168,7 @@ def expected_of(layer: _Recurrent, inputs: Inputs) -> Expected:
 
 
 def judge(
-    layer: "_Recurrent | OnHost", expected: Expected, bound: Bound | None = None, *, recompute: bool = False
+    layer: "Recurrent | OnHost", expected: Expected, bound: Bound | None = None, *, recompute: bool = False
 ) -> Report:
     """Run the layer on the inputs and compare: the part of `check` that can be repeated.
 
@@ -194,7 +194,7 @@ def judge(
 
 
 def _run(
-    layer: "_Recurrent | OnHost",
+    layer: "Recurrent | OnHost",
     inputs: Inputs,
     recompute: bool = False,
     kept: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -225,7 +225,7 @@ def _run(
     }
 
 
-def twin(layer: _Recurrent, dtype: np.dtype, backend: str = "reference") -> _Recurrent:
+def twin(layer: Recurrent, dtype: np.dtype, backend: str = "reference") -> Recurrent:
     """The layer on another backend: the same parameters in `dtype`, and the same dropout masks to come."""
     other = type(layer).__new__(type(layer))
     other.__setstate__(layer.__getstate__() | {"backend": backend, "dtype": dtype})
@@ -266,7 +266,7 @@ def _move_kept(backward: Any, moved: Callable[[np.ndarray], np.ndarray]) -> None
             runs[number] = (*where, replace(run, steps=steps))
 
 
-def _longest_sum(layer: "_Recurrent | OnHost", x: np.ndarray) -> int:
+def _longest_sum(layer: "Recurrent | OnHost", x: np.ndarray) -> int:
     """The most terms in a sum of the layer: forward, backward, or over steps and batch in a parameter's gradient."""
     layouts = [sequence.layout for sequence in layer.sequences]
     forward = max(layout.input_size for layout in layouts) + layouts[0].output_size

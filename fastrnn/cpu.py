@@ -195,7 +195,7 @@ class CpuLayer:
         c_0, cells, dc_0 = None, None, None
         if self.cell.has_cell_state:
             c_0, cells, dc_0 = states[1], saved.cells, dstates_0[1]
-        dh = empty((D, *lead, R), self.dtype) if self.cell.name == "lstm_projected" else None
+        dh = empty((D, *lead, R), self.dtype) if self.cell.keeps_dh else None
         # of two directions, not one array: the sum would keep both alive
         dx: Any = np.empty(x.shape, self.dtype) if D == 1 else [np.empty(x.shape, self.dtype) for _ in range(D)]
         h_prev = None

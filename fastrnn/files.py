@@ -16,21 +16,21 @@ import numpy as np
 from . import validation
 
 if TYPE_CHECKING:
-    from .layers import _Recurrent
+    from .layers import Recurrent
 
-    _Layer = TypeVar("_Layer", bound=_Recurrent)
+    _Layer = TypeVar("_Layer", bound=Recurrent)
 
 FORMAT = 1
 _KEY = "fastrnn"  # of the header in an .npz file
 _FEW_ARRAYS, _FEW_NUMBERS = 100, 1 << 20  # so many may be missing: then the parameters are named
 
 
-def header_of(layer: "_Recurrent") -> str:
+def header_of(layer: "Recurrent") -> str:
     """Format, class and options of a layer, as JSON."""
     return json.dumps({"format": FORMAT, "class": _class_name(type(layer)), "options": layer._constructor_options()})
 
 
-def _class_name(kind: "type[_Recurrent]") -> str:
+def _class_name(kind: "type[Recurrent]") -> str:
     """LSTM, GRU or RNN, also of a subclass: any of them may load what another saved."""
     return next(each.__name__ for each in kind.__mro__ if each.__module__ == f"{__package__}.layers")
 
@@ -73,7 +73,7 @@ def _least(input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: An
     return 2 * num_layers, hidden_size * (input_size + num_layers * (proj_size or hidden_size))
 
 
-def write(layer: "_Recurrent", path: str | os.PathLike[str]) -> None:
+def write(layer: "Recurrent", path: str | os.PathLike[str]) -> None:
     """As `layer.save`."""
     # these files know no bfloat16, whose numbers are float32's
     kept = np.dtype(np.float32) if layer.dtype.name == "bfloat16" else layer.dtype

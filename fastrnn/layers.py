@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .cuda.stream import DeviceStream
     from .stream import Stream
 
-_Layer = TypeVar("_Layer", bound="_Recurrent")
+_Layer = TypeVar("_Layer", bound="Recurrent")
 
 # what a layer is made for; `batch_first`, `dropout` and `training` may be changed
 _FIXED = frozenset((
@@ -33,7 +33,7 @@ _FIXED = frozenset((
 _BACKENDS = {"cpu": ("cpu", "reference"), "cuda": ("plain", "persistent", "auto")}  # of each device, the default first
 
 
-class _Recurrent:
+class Recurrent:
     """What the three layers share: everything but the cell."""
 
     _options: ClassVar[tuple[str, ...]] = ("bias", "batch_first", "dropout", "bidirectional")  # as in the constructor
@@ -248,7 +248,7 @@ class _Recurrent:
             sequence.parameters.set(flat)
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Long short-term memory, optionally with a projection of h.
 
         i, f, o = σ(W_ih x + b_ih + W_hh h' + b_hh), each with its own rows, and g likewise with tanh
@@ -287,7 +287,7 @@ class LSTM(_Recurrent):
     driver or a package is missing, saying which.
     """
 
-    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "proj_size", "forget_bias")
+    _options: ClassVar[tuple[str, ...]] = (*Recurrent._options, "proj_size", "forget_bias")
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class LSTM(_Recurrent):
             sequence.parameters.set(flat)
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """Gated recurrent unit.
 
         r, z = σ(W_ih x + b_ih + W_hh h' + b_hh), each with its own rows
@@ -339,7 +339,7 @@ class GRU(_Recurrent):
     The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
-    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "reset_after")
+    _options: ClassVar[tuple[str, ...]] = (*Recurrent._options, "reset_after")
 
     def __init__(
         self,
@@ -363,14 +363,14 @@ class GRU(_Recurrent):
         super().__init__(cell, *shape, device, dtype, seed, backend)
 
 
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """The plain (Elman) recurrent layer: h = tanh(W_ih x + b_ih + W_hh h' + b_hh), where h' is that of the step before.
 
     nonlinearity  "tanh", or "relu" in its place
     The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
-    _options: ClassVar[tuple[str, ...]] = (*_Recurrent._options, "nonlinearity")
+    _options: ClassVar[tuple[str, ...]] = (*Recurrent._options, "nonlinearity")
 
     def __init__(
         self,

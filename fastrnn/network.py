@@ -17,7 +17,7 @@ from .sequence import OptionalStates, Sequence, States
 from .validation import Layout, Lengths, State
 
 if TYPE_CHECKING:
-    from .layers import _Recurrent
+    from .layers import Recurrent
     from .recompute import Recomputing
     from .stream import Stream
 
@@ -32,7 +32,7 @@ class Network:
     layout      of the caller's arrays
     """
 
-    def __init__(self, owner: "_Recurrent") -> None:
+    def __init__(self, owner: "Recurrent") -> None:
         layouts = owner._parameter_layouts()
         self.layout = Layout(layouts, owner.batch_first, owner.dtype)
         self.layers: list[Sequence] = []
@@ -49,7 +49,7 @@ class Network:
         self.layout = copy.copy(self.layout)
         self.layout.batch_first = value
 
-    def run(self, owner: "_Recurrent", x: Any, state: State, lengths: Lengths) -> tuple[np.ndarray, State]:
+    def run(self, owner: "Recurrent", x: Any, state: State, lengths: Lengths) -> tuple[np.ndarray, State]:
         """As calling the layer."""
         layout = self.layout
         x, states, batched = layout.inputs(x, state)
@@ -58,7 +58,7 @@ class Network:
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
-        self, owner: "_Recurrent", x: Any, state: State, lengths: Lengths, recompute: bool
+        self, owner: "Recurrent", x: Any, state: State, lengths: Lengths, recompute: bool
     ) -> tuple[tuple[np.ndarray, State], "Backward"]:
         """As the layer's `vjp`."""
         layout = self.layout
@@ -69,7 +69,7 @@ class Network:
         backward = Backward(owner, layout, saved, y, x.shape[0], x.shape[1], batched, padded)
         return (y, layout.given_state(states_n, batched)), backward
 
-    def stream(self, owner: "_Recurrent", batch_size: int) -> "Stream":
+    def stream(self, owner: "Recurrent", batch_size: int) -> "Stream":
         """As the layer's `stream`."""
         from .stream import Stream
 
@@ -86,7 +86,7 @@ class Network:
 
     def _forward(
         self,
-        owner: "_Recurrent",
+        owner: "Recurrent",
         x: np.ndarray,
         states: States,
         padded: Padded | None,
@@ -198,7 +198,7 @@ class Backward:
 
     def __init__(
         self,
-        layer: "_Recurrent",
+        layer: "Recurrent",
         layout: Layout,
         saved: "_Saved | Recomputing",
         y: np.ndarray,

@@ -115,7 +115,7 @@ class SegmentedLayer:
         x, y, states, *rooms = self.kept
         gates, cells = (first_rows(segments, room) for room in rooms)
         (h, c), (dh_0, dc_0) = _split(states), _split(dstates)
-        projected, width = self._layer.cell.name == "lstm_projected", self._layer.output_size
+        keeps_dh, width = self._layer.cell.keeps_dh, self._layer.output_size
         to_open = address(self._open) - address(self._dflat)
         each: list[_Values] = []
         for d, (segment, half) in enumerate(zip(segments, halves(y), strict=True)):
@@ -123,7 +123,7 @@ class SegmentedLayer:
             if segment.rows is not None:
                 h_prev = np.empty((segment.number, width), half.dtype)
                 states_before(segment.rows, h[d], half, d == 1, h_prev)
-            dh = empty((len(half), width), half.dtype) if projected else None
+            dh = empty((len(half), width), half.dtype) if keeps_dh else None
             before = self._taken[d] % BLOCK_ROWS
             numbers = (self._backward_weights.address, to_open, before, int(more))
             each.append((numbers, (

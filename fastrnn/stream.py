@@ -11,13 +11,13 @@ from .memory import CACHE_LINE, address, empty, up
 from .validation import State
 
 if TYPE_CHECKING:
-    from .layers import _Recurrent
+    from .layers import Recurrent
 
 
 class FrameByFrame:
     """What the streams of all devices share."""
 
-    def __init__(self, layer: "_Recurrent", batch_size: int) -> None:
+    def __init__(self, layer: "Recurrent", batch_size: int) -> None:
         if layer.bidirectional:
             raise ValueError("a stream needs a layer of one direction, got bidirectional=True: it begins at both ends")
         self.batch_size = validation.size("batch_size", batch_size, least=1)
@@ -38,7 +38,7 @@ class Stream(FrameByFrame):
     batch_size   B, sequences side by side
     """
 
-    def __init__(self, layer: "_Recurrent", batch_size: int = 1) -> None:
+    def __init__(self, layer: "Recurrent", batch_size: int = 1) -> None:
         super().__init__(layer, batch_size)
         self._shape = (self.batch_size, layer.input_size)
         self._flat_shape = (layer.input_size,) if self.batch_size == 1 else None
@@ -109,7 +109,7 @@ class Stream(FrameByFrame):
 class _CpuSteps:
     """The argument blocks of all layers, one set for each turn, filled once."""
 
-    def __init__(self, layer: "_Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+    def __init__(self, layer: "Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
         from .kernels import compiled, record
 
         layers = [sequence.kernels() for sequence in layer.sequences]
@@ -144,7 +144,7 @@ class _CpuSteps:
 class _ReferenceSteps:
     """The same by the NumPy reference, on a copy of the layer."""
 
-    def __init__(self, layer: "_Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+    def __init__(self, layer: "Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
         self._layer = copy.deepcopy(layer).eval()
         self._x, self._h, self._c = x, h, c
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .check_cases import CELLS, DTYPES, Case
-from .layers import _Recurrent
+from .layers import Recurrent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +86,12 @@ def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
                 yield f"{cell} {dtype} diagnostics", partial(_diagnose, replace(case, bidirectional=True).layer(), x)
 
 
-def _train(layer: _Recurrent, x: np.ndarray) -> None:
+def _train(layer: Recurrent, x: np.ndarray) -> None:
     (y, _), backward = layer.vjp(x)
     backward(y)
 
 
-def _diagnose(layer: _Recurrent, x: np.ndarray) -> None:
+def _diagnose(layer: Recurrent, x: np.ndarray) -> None:
     from . import diagnostics
 
     diagnostics.gradient_flow(layer, x)

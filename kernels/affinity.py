@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from .options import OPTIONS
 from .simd import I32, I64, declare, pointer
-from .workers import load_word, store_word
+from .words import load_word, store_word
 
 _LINUX = sys.platform.startswith("linux")
 _SET_WORDS = 16  # 1024 processors, as many as the C library's own sets hold

@@ -235,6 +235,11 @@ class Cell:
         return tuple(bias.gate for bias in self.biases[: self.gates])
 
     @property
+    def keeps_dh(self) -> bool:
+        """Whether dL/dh of all steps is kept, in an array of its own: a weight's gradient is made of it at the end."""
+        return any(entry.planes == ("dh",) for entry in self.weight_gradients)
+
+    @property
     def takes_x(self) -> bool:
         """Whether the first stage can make the sums W x itself: they are the first of its own sums."""
         stage = self.forward[0]

@@ -18,7 +18,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .simd import I32, I64, declare, pointer
-from .workers import load_word, share, store_word
+from .words import load_word, store_word
+from .workers import share
 
 _ODD = 0x9E3779B97F4A7C15
 _ROTATION, _TURN = 29, 17

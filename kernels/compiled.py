@@ -15,6 +15,7 @@ from . import checksum
 from . import record as r
 from .affinity import part_company
 from .block import PROCESSORS
+from .calls import call
 from .checksum import make_checksum
 from .compiling import uninterrupted
 from .copying import make_copying
@@ -26,7 +27,8 @@ from .stage import make_stage
 from .tile import make_tile
 from .time_loops import make_loop
 from .weight_gradient import make_weight_gradient
-from .workers import call, gather, load_word, store_word
+from .words import load_word, store_word
+from .workers import gather
 
 # importing it makes the gate functions known for vectors
 from . import elementary  # noqa: F401  # isort: skip

@@ -10,7 +10,8 @@ from numba.extending import intrinsic
 
 from .options import INNER
 from .simd import I8, pointer
-from .workers import larger, load_word, share, smaller
+from .words import larger, load_word, smaller
+from .workers import share
 
 # of the argument block of a copying call (the header's first words are the workers' as everywhere)
 STEPS = 8  # of the target

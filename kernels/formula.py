@@ -13,11 +13,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .block import WORK_WORDS
+from .calls import arguments_at
 from .cells import CELLS, plus_direct, same
 from .options import INNER
 from .planes import backward_planes, forward_planes, plane_numbers
 from .simd import ELEMENTS, I64, Vector, lanes_of, load_counted, pointer, prefetch, store_counted
-from .workers import arguments_at
 
 BEGIN, FINISH = 0, 1  # what a call of a formula does
 

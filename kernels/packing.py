@@ -7,7 +7,8 @@ lanes), zeros for units that are not there. A row of biases is such a matrix, of
 
 from .simd import ELEMENTS, lanes_of, vectors
 from .tile import transpose
-from .workers import load_word, quotient, share, smaller
+from .words import load_word, quotient, smaller
+from .workers import share
 
 # --- a job: what one parameter gives for a matrix, or a part of its depth; words of int64 --------------------------
 SOURCE = 0  # address of the weights' first row used

@@ -9,12 +9,13 @@ import numpy as np
 from numba import njit
 
 from . import block as b
+from .calls import arguments_at, call
 from .formula import BEGIN, FINISH
 from .options import INNER
 from .simd import CACHE_LINE
 from .target import vector_unit
 from .tile import abreast, tallest, widest
-from .workers import arguments_at, call, larger, load_word, quotient, rounded_up, smaller
+from .words import larger, load_word, quotient, rounded_up, smaller
 
 # packed blocks of more bytes than this are read part by part, each for several tiles
 _PART_BYTES = 256 * 1024

@@ -18,9 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .calls import arguments_at, load_arguments
 from .simd import CACHE_LINE, I32, I64, Vector, call_fma, lanes_of, load_counted, pointer, prefetch, splat
 from .target import vector_unit
-from .workers import arguments_at, load_arguments
 
 # the tallest tiles, (rows, groups), for units of 1 to 4 sums: by how many vector registers there are. Besides the
 # accumulators, registers hold a row of packed vectors and a broadcast element.

@@ -14,9 +14,11 @@ from numba import njit
 
 from . import block as b
 from . import weight_gradient
+from .calls import call
 from .copying import rows_before
 from .options import INNER, OPTIONS
-from .workers import call, larger, load_word, meet, rounded_up, share, smaller, store_word
+from .words import larger, load_word, rounded_up, smaller, store_word
+from .workers import meet, share
 
 _TABLE_ROW = 8 * b.WORK_WORDS
 _GRADIENT_BYTES = 8 * weight_gradient.JOB_WORDS

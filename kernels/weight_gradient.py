@@ -12,11 +12,13 @@ in between, and its chains are kept beside the results.
 
 from numba import njit
 
+from .calls import call
 from .formula import scratch_access
 from .options import OPTIONS
 from .simd import lanes_of, vectors
 from .tile import tallest, transpose, widest
-from .workers import call, larger, load_word, share, smaller
+from .words import larger, load_word, smaller
+from .workers import share
 
 # --- a job: the gradients that some gates' gradients give, words of int64 ------------------------------------------
 GATE = 0  # address of the gate gradients, (rows, width)

@@ -58,7 +58,7 @@ one. What gave something is what is built, and described under [Architecture](ar
 @cache
 def again() -> Callable:
     """A compiled function: (times, kernel, arguments) calls the kernel so often."""
-    from fastrnn.kernels.workers import call
+    from fastrnn.kernels.calls import call
     from numba import njit
 
     @njit

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from . import requirements
 
 if TYPE_CHECKING:
-    from fastrnn.layers import _Recurrent
+    from fastrnn.layers import Recurrent
 
     from .network import Network
 
 
-def make_network(owner: "_Recurrent") -> "Network":
+def make_network(owner: "Recurrent") -> "Network":
     """What does the work of the layer `owner`. RuntimeError, saying what is missing, where that cannot be."""
     requirements.check()
     from .network import Network

@@ -22,7 +22,7 @@ from .layout import DeviceLayout
 from .parameters import DeviceParameters
 
 if TYPE_CHECKING:
-    from fastrnn.layers import _Recurrent
+    from fastrnn.layers import Recurrent
 
     from .stream import DeviceStream
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Network:
     """What a layer with device="cuda" hands its work to, as `fastrnn.network.Network`."""
 
-    def __init__(self, owner: _Recurrent) -> None:
+    def __init__(self, owner: Recurrent) -> None:
         if owner.backend == "persistent" and owner.dtype.name != "float32":
             raise ValueError(f'backend: "persistent" is for dtype float32, got {owner.dtype}')
         self._directions = owner.num_directions
@@ -59,7 +59,7 @@ class Network:
                     f"cuda:{number}; all layers of a thread work on one GPU"
                 )
 
-    def run(self, owner: _Recurrent, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
+    def run(self, owner: Recurrent, x: Any, state: State, lengths: Lengths) -> tuple[Any, State]:
         """As calling the layer."""
         refuse(lengths)
         kind = kind_of("x", x)
@@ -69,7 +69,7 @@ class Network:
         return _given(kind, layout, y, states_n, batched)
 
     def vjp(
-        self, owner: _Recurrent, x: Any, state: State, lengths: Lengths, recompute: bool
+        self, owner: Recurrent, x: Any, state: State, lengths: Lengths, recompute: bool
     ) -> tuple[tuple[Any, State], DeviceBackward]:
         """As the layer's `vjp`, which refuses `recompute`."""
         refuse(lengths)
@@ -80,7 +80,7 @@ class Network:
         backward = DeviceBackward(self, kind, layout, saved, (x.shape[0], x.shape[1]), batched)
         return _given(kind, layout, y, states_n, batched), backward
 
-    def stream(self, owner: _Recurrent, batch_size: int) -> DeviceStream:
+    def stream(self, owner: Recurrent, batch_size: int) -> DeviceStream:
         """As the layer's `stream`."""
         from .stream import DeviceStream
 
@@ -101,7 +101,7 @@ class Network:
         }
 
     def _forward(
-        self, owner: _Recurrent, arrays: Arrays, x: Array, states: tuple[Array, ...], save: bool
+        self, owner: Recurrent, arrays: Arrays, x: Array, states: tuple[Array, ...], save: bool
     ) -> tuple[Array, tuple[Array, ...], _SavedLayers]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers."""
         dropout = owner.dropout if owner.training and owner.num_layers > 1 else 0.0

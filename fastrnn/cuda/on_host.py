@@ -15,10 +15,10 @@ from .arrays import Arrays
 from .kinds import kind_of
 
 if TYPE_CHECKING:
-    from fastrnn.layers import _Recurrent
+    from fastrnn.layers import Recurrent
 
 
-def reference_twin(layer: _Recurrent) -> _Recurrent:
+def reference_twin(layer: Recurrent) -> Recurrent:
     """A layer of the NumPy reference with the same parameters, in float32 or, for float64, float64."""
     options = layer._constructor_options() | {"dtype": "float64" if layer.dtype == np.float64 else "float32"}
     twin = type(layer)(**options, seed=0, backend="reference")
@@ -30,7 +30,7 @@ def reference_twin(layer: _Recurrent) -> _Recurrent:
 class OnHost:
     """A layer on a GPU that takes and returns NumPy arrays, of the reference twin's type."""
 
-    def __init__(self, layer: _Recurrent, twin: _Recurrent, arrays: Arrays | None = None) -> None:
+    def __init__(self, layer: Recurrent, twin: Recurrent, arrays: Arrays | None = None) -> None:
         """arrays: the library whose arrays the layer is given; by default that of its parameters."""
         self.layer = layer
         self._arrays = arrays or layer._network.arrays

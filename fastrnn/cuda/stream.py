@@ -12,13 +12,13 @@ from .kinds import Kind, kind_of
 from .layout import DeviceLayout
 
 if TYPE_CHECKING:
-    from fastrnn.layers import _Recurrent
+    from fastrnn.layers import Recurrent
 
 
 class DeviceStream(FrameByFrame):
     """As `fastrnn.stream.Stream`, of arrays on a GPU. A step allocates its results, from the library's pool."""
 
-    def __init__(self, layer: _Recurrent, batch_size: int) -> None:
+    def __init__(self, layer: Recurrent, batch_size: int) -> None:
         super().__init__(layer, batch_size)
         self._layer = copy.deepcopy(layer).eval()
         self._layer.batch_first = False

@@ -15,7 +15,7 @@ import numpy as np
 from fastrnn import validation
 from fastrnn.checking import twin
 from fastrnn.interchange.torch import from_torch
-from fastrnn.layers import _Recurrent
+from fastrnn.layers import Recurrent
 from fastrnn.sequence import OptionalStates, Sequence, States
 from fastrnn.validation import State
 
@@ -164,9 +164,9 @@ class Run:
         return self.backward(index, dy, dstates)
 
 
-def as_layer(layer: Any) -> _Recurrent:
+def as_layer(layer: Any) -> Recurrent:
     """The layer itself if it runs on the CPU kernels, else a copy that does; also of a torch.nn.LSTM, GRU or RNN."""
-    if isinstance(layer, _Recurrent):
+    if isinstance(layer, Recurrent):
         if layer.device != "cpu":
             raise ValueError(f'layer: expected device="cpu", got device="{layer.device}"')
         return layer if layer.backend == "cpu" else twin(layer, layer.dtype, "cpu")
@@ -198,6 +198,6 @@ def below(name: str, value: Any, number: int) -> int:
     return value
 
 
-def one_direction(layer: _Recurrent, layer_index: Any, direction: Any) -> tuple[int, int]:
+def one_direction(layer: Recurrent, layer_index: Any, direction: Any) -> tuple[int, int]:
     """Both, checked."""
     return below("layer_index", layer_index, layer.num_layers), below("direction", direction, layer.num_directions)
