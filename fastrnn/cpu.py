@@ -30,6 +30,8 @@ from .weights import NOTHING, PackedWeights, Weights
 
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
+# it is let go after so many passes in a row that need none
+_MOST_WITHOUT = 100
 
 
 @dataclass
@@ -92,6 +94,7 @@ class CpuLayer:
         self.sharing = Sharing(layout, dtype.itemsize, lanes, available)
         self._planner = Planner(layout, dtype, self.weights, self.sharing)
         self._idle: deque[Memory] = deque(maxlen=1)
+        self._without = 0  # so many passes have not asked for it since the last one that did
 
     def forward(
         self,
@@ -113,8 +116,12 @@ class CpuLayer:
             saved = Saved(x, states, rows, y, gates, memory.cells, memory)
             if self.cell.has_cell_state:
                 c_0, cells = states[1], memory.cells
-        elif self.cell.has_cell_state:
-            c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
+        else:
+            self._without += 1
+            if self._without == _MOST_WITHOUT:
+                self._idle.clear()
+            if self.cell.has_cell_state:
+                c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         kind = SAVING_KIND if save else FORWARD_KIND
         arrays = (x, y, h_0, c_0, c_n, gates, cells)
         self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
@@ -276,6 +283,7 @@ class CpuLayer:
 
         The system hands large arrays out page by page: a training loop would spend a tenth of its time on that.
         """
+        self._without = 0
         try:
             idle = self._idle.pop()
         except IndexError:

@@ -406,3 +406,20 @@ def test_who_compiles_nothing_does_not_import_the_compiler(first, expected):
     """It takes as long to import as all of PyTorch; whoever imports it, it traces our modules."""
     program = IN_ORDER.format(first=first, expected=expected)
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell"])
+def test_compiled_autograd_takes_what_ran_eagerly(name):
+    module = getattr(fast, name)(4, 7)
+    x = torch.randn(3, 4) if "Cell" in name else torch.randn(5, 3, 4)
+    gradients = []
+    for compiled_backward in (False, True):
+        module.zero_grad()
+        loss = module(x)[0].sin().sum()
+        if compiled_backward:
+            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+                loss.backward()
+        else:
+            loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+    assert all(map(torch.equal, *gradients))

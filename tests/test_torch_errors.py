@@ -424,3 +424,15 @@ def test_an_upstream_gradient_of_another_shape():
         y, _ = module(zeros(5, 3, 4))
         with pytest.raises(RuntimeError, match="Mismatch in shape"):
             torch.autograd.backward(y, zeros(5, 3, 8))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRUCell"])
+def test_nested_tensors_get_pytorchs_error(name):
+    x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)])
+    errors = []
+    for library in (torch.nn, fast):
+        with pytest.raises(Exception, match=r".") as raised:  # whatever PyTorch's is
+            getattr(library, name)(4, 6)(x)
+        errors.append((type(raised.value), str(raised.value)))
+    assert errors[0] == errors[1]

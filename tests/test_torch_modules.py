@@ -481,6 +481,34 @@ def test_symbolic_graphs_keep_them_whole(monkeypatch):
     assert count == [3]
 
 
+class OfConstant(torch.nn.Module):
+    """The layer's input is no part of the graph; a state may be."""
+
+    def __init__(self, library):
+        super().__init__()
+        self.layer = library.LSTM(4, 3)
+
+    def forward(self, h):
+        return self.layer(torch.ones(2, 1, 4), (h, h))[0] * self.layer(torch.ones(2, 1, 4))[0]
+
+
+def test_symbolic_graphs_run_hooks_once_and_keep_layers_of_constants():
+    torch.manual_seed(0)
+    original, model = OfConstant(torch.nn), OfConstant(fast)
+    model.load_state_dict(original.state_dict())
+    graphs = []
+    for each in (original, model):
+        each.layer.register_forward_hook(lambda module, inputs, output: (output[0] * 3, output[1]))
+        graphs.append(torch.fx.symbolic_trace(each))
+        with torch.no_grad():
+            each.layer.weight_hh_l0.mul_(2)  # after it was traced
+    h = normal(1, 1, 3, dtype=torch.float32)
+    torch.testing.assert_close(graphs[1](h), graphs[0](h))
+    torch.testing.assert_close(graphs[1](h), model(h))
+    nodes = [[(node.op, node.target) for node in graph.graph.nodes] for graph in graphs]
+    assert nodes[0] == nodes[1]
+
+
 def test_no_more_threads_than_pytorch_uses(monkeypatch):
     import fastrnn
     from fastrnn.torch.layer import Layer

@@ -14,6 +14,9 @@ need("torch", "fastrnn.torch")
 
 from .acceleration import Report, accelerate, restore  # noqa: E402  # only now that PyTorch is there
 from .cells import GRUCell, LSTMCell, RNNCell  # noqa: E402  # only now that PyTorch is there
+from .fx import let_fx_keep_whole  # noqa: E402  # only now that PyTorch is there
 from .recurrent import GRU, LSTM, RNN  # noqa: E402  # only now that PyTorch is there
+
+let_fx_keep_whole(__name__)
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]

@@ -68,7 +68,8 @@ class _LayerFunction(torch.autograd.Function):
         outputs = _outputs(step, turned, y, states_n)
         ctx.call = call
         ctx.places = _places((x, *tensors))
-        ctx.y = None if step else outputs[0].detach()  # an alias counts changes, and makes no circle
+        # an alias counts changes, and makes no circle
+        ctx.y = outputs[0].detach() if keep and not step else None
         ctx.kept = [saved] if keep else []
         ctx.save_for_backward(x, *tensors)
         ctx.set_materialize_grads(False)
@@ -76,25 +77,40 @@ class _LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *doutputs: Tensor | None) -> tuple[Any, ...]:
-        x, *tensors = ctx.saved_tensors
-        layer, arrays, rows, step, turned, number = ctx.call
-        states, weights = tensors[:number], tensors[number:]
-        if _places((x, *tensors)) != ctx.places:
-            arrays = layer.bind(weights)
-            ctx.kept.clear()
-        dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
-        if turned and dy is not None:
-            dy = dy.transpose(0, 1)
-        wanted = ctx.needs_input_grad[1:]
-        # for second derivatives, or of many gradients at once, or of what hooks have put in the weights' place
-        if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
-            return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
-        gradients = _gradients(ctx, arrays, x, states, dy, dstates)
-        return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
+        return (go_back_outside_graph if torch.compiler.is_compiling() else go_back)(ctx, doutputs)
+
+
+def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
+    """The backward pass of `_LayerFunction`."""
+    x, *tensors = ctx.saved_tensors
+    layer, arrays, rows, step, turned, number = ctx.call
+    states, weights = tensors[:number], tensors[number:]
+    if _places((x, *tensors)) != ctx.places:
+        arrays = layer.bind(weights)
+        _let_go(ctx)
+    dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
+    if turned and dy is not None:
+        dy = dy.transpose(0, 1)
+    wanted = ctx.needs_input_grad[1:]
+    # for second derivatives, or of many gradients at once, or of what hooks have put in the weights' place
+    if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
+        _let_go(ctx)
+        return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
+    gradients = _gradients(ctx, arrays, x, states, dy, dstates)
+    return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
+
+
+go_back_outside_graph = go_back  # for compiled autograd; `dynamo.py` says more
 
 
 # `apply` of a Function looks for torch.func first; the modules, that call `run`, have done that (see `modes`)
 _apply = super(torch.autograd.Function, _LayerFunction).apply
+
+
+def _let_go(ctx: Any) -> None:
+    """Of all that is only for the first backward pass: a node may live much longer, as a loss does that is kept."""
+    ctx.kept.clear()
+    ctx.y = None
 
 
 def _places(tensors: Tensors[Tensor]) -> list[int]:
@@ -111,11 +127,13 @@ def _gradients(
 ) -> list[np.ndarray]:
     """Of x, the states that were given, and the weights."""
     layer, _, rows, step, turned, number = ctx.call
+    changed = ctx.y is not None and ctx.y._version
     try:
         saved = ctx.kept.pop()
     except IndexError:
         saved = None
-    if saved is None or (ctx.y is not None and ctx.y._version):
+    _let_go(ctx)
+    if saved is None or changed:
         _, _, saved = _forward((layer, arrays, rows, step, turned, number), x, states, save=True)
     dstate_arrays = list(map(gradient_array, dstates))
     if step:
@@ -162,5 +180,8 @@ def as_array(tensor: Tensor) -> np.ndarray:
         tensor = tensor.detach()
     if tensor.is_neg():  # a view that changes the sign, such as the imaginary part of a conjugate
         tensor = tensor.resolve_neg()
-    array = tensor.numpy()
+    try:
+        array = tensor.numpy()
+    except RuntimeError:  # zeros that have no memory
+        array = tensor.clone().numpy()
     return array if array.flags.carray else contiguous(array)

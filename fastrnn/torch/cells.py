@@ -9,8 +9,9 @@ from fastrnn.kernels.cells import CELLS
 
 from . import autograd, operators
 from .arguments import fit, present_weights
+from .fx import in_fx_graph
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, transforms_in_graph
+from .modes import autocast_applies, autocast_dtypes, kernels_may_run, transforms_in_graph
 from .original import as_torch_nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -53,7 +54,7 @@ class _Cell(torch.nn.RNNCellBase):
             return None
         (weights,) = present
         autocast = autocast_applies(weights[0].dtype)
-        if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
+        if x.is_nested or x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             return None
         shape = (*x.shape[:-1], self.hidden_size)
         if not fit(x, states, [shape] * number, None if autocast else weights[0].dtype):

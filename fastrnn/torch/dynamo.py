@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import modes
+from . import autograd, modes
 
 _NAME = "torch._dynamo"
 
@@ -99,5 +99,6 @@ def _tell_dynamo(module_class: type[torch.nn.Module], outside_graph: str) -> Non
 
     VariableBuilder.wrap_module = wrap  # type: ignore[method-assign]
     setattr(module_class, outside_graph, torch.compiler.disable(getattr(module_class, outside_graph)))
+    autograd.go_back_outside_graph = torch.compiler.disable(autograd.go_back)  # compiled autograd traces what it can
     for function in (modes.transforms_in_graph, modes.one_dnn_runs):
         torch.compiler.assume_constant_result(function)  # marks it

@@ -1,9 +1,6 @@
 """What of PyTorch's global state concerns a call: who follows its operators, and autocast."""
 
-from typing import Any
-
 import torch
-import torch.fx
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -28,17 +25,6 @@ def transforms_in_graph() -> bool:
     To it a constant (see `dynamo.py`), as is `one_dnn_runs`.
     """
     return torch._C._are_functorch_transforms_active()
-
-
-def in_fx_graph(module: torch.nn.Module, *arguments: Any) -> torch.fx.Proxy | None:
-    """For torch.fx.symbolic_trace a node that is the whole module, as it makes of torch.nn's own; else None."""
-    proxy = next((a for a in arguments if isinstance(a, torch.fx.Proxy)), None)
-    if proxy is None:
-        return None
-    tracer: Any = proxy.tracer
-    path = tracer.path_of_module(module)
-    # the root is no part of its graph
-    return tracer.create_proxy("call_module", path, arguments, {}) if path else None
 
 
 def is_mapped(gradients: tuple[Tensor | None, ...]) -> bool:

@@ -1,9 +1,7 @@
 """PyTorch's own implementation of one layer: it can be differentiated twice, or mapped, and the kernels cannot."""
 
 import copy
-from collections.abc import Iterator
 from collections.abc import Sequence as Tensors
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +38,7 @@ def differentiable_gradients(
     The layer is run again by PyTorch's operators, step by step. Shapes as in `fastrnn.torch.autograd`.
     """
     given: Any = (x, *states, *weights)
-    with torch.enable_grad(), _without_one_dnn():
+    with torch.enable_grad():
         # aliases: a tensor that is given twice has a gradient in each place
         inputs: Any = [t.view_as(t) if needed else t for t, needed in zip(given, wanted, strict=True)]
         number = 1 + len(states)
@@ -56,17 +54,6 @@ def differentiable_gradients(
         )
     )
     return tuple([next(found) if needed else None for needed in wanted])
-
-
-@contextmanager
-def _without_one_dnn() -> Iterator[None]:
-    """Its LSTM has no second derivatives."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)  # torch.backends.mkldnn.flags sets all its flags, and warns of one of them
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
 
 
 def _run(
@@ -85,8 +72,11 @@ def _run(
     options: tuple[Any, ...] = (list(weights), each >= 4, 1, 0.0, False, layer.directions == 2)
     hx: Any = tuple(states) if len(states) == 2 else states[0]
     function = getattr(_VF, layer.layout.name)
-    if rows is None:
-        outputs = function(x, hx, *options, False)
-    else:
+    if rows is not None:
         outputs = function(x, torch.from_numpy(rows.batch_sizes), hx, *options)
+    elif len(states) == 1:
+        outputs = function(x, hx, *options, False)
+    else:  # as if packed: else oneDNN may do it, whose LSTM has no second derivatives
+        y, *states_n = function(x.flatten(0, 1), torch.full((len(x),), batch), hx, *options)
+        outputs = (y.unflatten(0, x.shape[:2]), *states_n)
     return tuple([output[0] for output in outputs]) if step else outputs

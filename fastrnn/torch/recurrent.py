@@ -13,8 +13,9 @@ from fastrnn.parameters import state_widths
 from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
 from .dynamo import let_dynamo_trace
+from .fx import in_fx_graph
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, in_fx_graph, kernels_may_run, one_dnn_runs, transforms_in_graph
+from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_runs, transforms_in_graph
 from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
@@ -131,6 +132,8 @@ class _Recurrent(torch.nn.RNNBase):
 
     def _fit(self, x: Tensor, states: Any, rows: Packed | None, dtype: torch.dtype | None) -> bool:
         """Whether the arguments are such as torch.nn takes, and the kernels too."""
+        if x.is_nested:  # it has no shape
+            return False
         shape = x.shape
         if len(shape) not in ((2, 3) if rows is None else (2,)) or shape[-1] != self.input_size:
             return False
