@@ -44,7 +44,8 @@ What limits a step:
   three, an RNN's one, about 30 vector instructions each, and these need the same two ports as the multiply-adds. Its
   share falls with H: the products grow with H², the formula with H.
 - A tile ends and another begins every `depth` steps of its inner loop, which loads and stores the accumulators.
-- From H = 512 on W and R outgrow the second-level cache, and each step reads them from the third.
+- Where W and R, 32 H² bytes of an LSTM and 24 H² of a GRU, outgrow the second-level cache, each step reads them from
+  the third.
 - For B = 1 the tile needs a new vector of R for each multiply-add; nothing is reused.
 
 What was tried for it and gave nothing, and so was left out: formulas on vectors of twice the length, so that the
