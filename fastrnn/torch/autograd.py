@@ -127,13 +127,13 @@ def _gradients(
 ) -> list[np.ndarray]:
     """Of x, the states that were given, and the weights."""
     layer, _, rows, step, turned, number = ctx.call
-    changed = ctx.y is not None and ctx.y._version
+    y = ctx.y  # another thread may let go of it
     try:
         saved = ctx.kept.pop()
     except IndexError:
         saved = None
     _let_go(ctx)
-    if saved is None or changed:
+    if saved is None or (y is not None and y._version):
         _, _, saved = _forward((layer, arrays, rows, step, turned, number), x, states, save=True)
     dstate_arrays = list(map(gradient_array, dstates))
     if step:
