@@ -372,6 +372,15 @@ def test_a_first_stage_that_takes_x_has_a_sum_for_each_gate_of_it(cell):
         assert stage.begins[: cell.gates] == cell.inputs
 
 
+def test_the_diagnostics_know_every_cell():
+    from fastrnn.diagnostics import flow, gates, jacobian, nans
+
+    names = {name.removesuffix("_projected") for name in CELLS}
+    for table in (gates._RANGES, nans._ORDER, jacobian._JACOBIANS):
+        assert table.keys() == names
+    assert flow.MEMORY_GATES.keys() < names
+
+
 def test_the_formulas_import_no_numba():
     names = {name for module in (cells, functions) for name in vars(module)}
     assert not names & {"numba", "njit", "overload", "numpy", "np"}
