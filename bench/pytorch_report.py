@@ -7,9 +7,9 @@ from pathlib import Path
 from bench.comparison import geometric_mean
 from bench.machine import ROOT
 from bench.pytorch_cases import ARRAYS, ORIGINAL, SWAPPED, WHOLE
-from bench.report import commit_line, insert_block, machine_line, markdown_table, milliseconds
+from bench.report import commit_line, insert_block, machine_line, markdown_table, markers, milliseconds
 
-BEGIN, END = "<!-- bench-pytorch:begin -->", "<!-- bench-pytorch:end -->"
+BEGIN, END = markers("bench-pytorch")
 OVERHEAD_TARGET, LENGTHS_TARGET, MODEL_TARGET = 15e-6, 1.1, 3.0
 
 

@@ -201,12 +201,12 @@ def limits_tables(results: Results) -> str:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """Between which the README has the table of the page of that name."""
+    """Between which a page, the README for one, has what is measured and called so."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def readme_block(results: Results, name: str = PAGE) -> str:
-    """That table, the compact one, and where it is from."""
+    """The README's compact table of the page of that name, and where it is from."""
     peers = results.peers
     versions = ", ".join(f"{LABELS[p]} {results.software[p]}" for p in peers if results.software.get(p))
     dtypes = ", ".join(sorted({m.case.dtype for m in results.measurements}))

@@ -1,4 +1,4 @@
-"""The modules of fastrnn.torch within autograd: derivatives, graphs, changes in place, checkpoints, threads."""
+"""The modules of fastrnn.torch within autograd: derivatives, graphs, changes in place, checkpoints, threads, memory."""
 
 from concurrent.futures import ThreadPoolExecutor
 

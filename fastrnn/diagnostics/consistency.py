@@ -98,10 +98,7 @@ def self_check(
             _carried_by_jacobians(run, layer_index, direction, matrices, bound),
             *_sums_of_steps(layer, x, state, layer_index, direction, bound),
         ]
-    return Report(
-        f"{run.layer!r}, x {tuple(np.shape(x))}, row {row}, layer {layer_index}{' reverse' * direction}",
-        tuple(quantities),
-    )
+    return Report(f"{run.title}, row {row}, layer {layer_index}{' reverse' * direction}", tuple(quantities))
 
 
 def _one_step_states(run: Run, layer_index: int, direction: int) -> tuple[np.ndarray, ...]:

@@ -108,13 +108,15 @@ def gradient_flow(
     found: list[_Measured] = []
     alone: list[_Measured] = []  # what is injected first, without what is injected after it
     for index in reversed(range(run.layer.num_layers)):
-        kept = None if upstream is None else run.layers[index].kept()
-        dx, measured = _go_back(run, index, upstream, dstates)
-        found[:0] = measured
-        if upstream is not None and kept is not None:
+        if upstream is None:  # then there is nothing else
+            dx, measured = _go_back(run, index, None, dstates)
+            measured_alone = measured
+        else:
+            kept = run.layers[index].kept()
+            dx, measured = _go_back(run, index, upstream, dstates)
             run.layers[index].keep(kept)
-            _, measured = _go_back(run, index, *_first_alone(upstream, dstates, index, measured))
-        alone[:0] = measured
+            _, measured_alone = _go_back(run, index, *_first_alone(upstream, dstates, index, measured))
+        found[:0], alone[:0] = measured, measured_alone
         upstream = dx
         run.layers[index].release()
     smallest = float(np.finfo(run.layer.dtype).tiny)
@@ -138,7 +140,7 @@ def gradient_flow(
         decay_per_step=np.array(rates),
         half_life=np.array([decay.half_life(rate) for rate in rates]),
         verdict=[decay.verdict(log) for log, _ in logs],
-        title=f"{run.layer!r}, x {tuple(np.shape(x))}",
+        title=run.title,
     )
 
 

@@ -94,7 +94,7 @@ def gate_statistics(
         half_lives,
         None if half_lives is None else float(np.median(half_lives)),
         path,
-        f"{run.layer!r}, x {tuple(np.shape(x))}, layer {layer_index}{' reverse' * direction}",
+        f"{run.title}, layer {layer_index}{' reverse' * direction}",
     )
 
 

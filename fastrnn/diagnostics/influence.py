@@ -70,7 +70,7 @@ def sensitivity(layer: Any, x: np.ndarray, state: State = None, *, row: int = 0,
         np.sqrt(squares),
         rate,
         decay.half_life(rate),
-        f"{run.layer!r}, x {tuple(np.shape(x))}, row {row}{', reverse' * direction}",
+        f"{run.title}, row {row}{', reverse' * direction}",
     )
 
 

@@ -87,7 +87,7 @@ def jacobians(
         radius = np.abs(np.linalg.eigvals(matrices)).max(axis=1)
         singular = np.linalg.norm(matrices, 2, axis=(1, 2))
         exponents = lyapunov_exponents(matrices)
-    title = f"{run.layer!r}, x {tuple(np.shape(x))}, row {row}, layer {layer_index}{' reverse' * direction}"
+    title = f"{run.title}, row {row}, layer {layer_index}{' reverse' * direction}"
     return Jacobians(matrices, radius, singular, exponents, title)
 
 

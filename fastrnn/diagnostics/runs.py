@@ -95,13 +95,17 @@ class Run:
 
     layer, x, state  as `gradient_flow` takes them
     row              run this row of the batch alone; ValueError if there is none
+
+    title  says of a result what was run: the layer and the shape of x as it was given
     """
 
     def __init__(
         self, layer: Any, x: Any, state: State = None, *, row: int | None = None, layers: int | None = None
     ) -> None:
         self.layer = as_layer(layer)
-        x, states, self.batched = self.layer._network.layout.inputs(as_array(x), _as_state(state))
+        given = as_array(x)
+        x, states, self.batched = self.layer._network.layout.inputs(given, _as_state(state))
+        self.title = f"{self.layer!r}, x {given.shape}"
         if 0 in x.shape[:2]:
             raise ValueError(f"x: expected at least one step and one row, got {x.shape[0]} and {x.shape[1]}")
         if row is not None:

@@ -14,7 +14,9 @@ def clip_global_norm(gradients: Arrays, limit: float) -> float:
     Returns the norm before. Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks"
     (2013), algorithm 1.
     """
-    norm = math.sqrt(sum(float(np.einsum("i,i", *[g.ravel()] * 2, dtype=np.float64)) for g in gradients.values()))
+    flats = [gradient.ravel() for gradient in gradients.values()]
+    # in float64: the squares of large float32 numbers are no longer finite
+    norm = math.sqrt(sum(float(np.einsum("i,i", flat, flat, dtype=np.float64)) for flat in flats))
     if norm > limit:
         for gradient in gradients.values():
             gradient *= limit / norm
