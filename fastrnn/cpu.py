@@ -13,7 +13,7 @@ from .copying import states_before
 from .kernels.target import vector_unit
 from .lengths import Packed
 from .memory import address, empty
-from .parameters import Directions, LayerParameters, ParameterLayout, present
+from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
 from .passes import (
     BACKWARD_SHARED,
     FORWARD_KIND,
@@ -26,7 +26,7 @@ from .passes import (
 from .planner import Planner
 from .plans import Plan, Workspace
 from .sharing import Sharing
-from .weights import NOTHING, PackedWeights, Weights
+from .weights import NOTHING, Matrices, PackedWeights, Weights
 
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
@@ -48,6 +48,7 @@ class Saved:
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
     memory: "Memory | None"  # where they lie, for a later pass
+    checksums: bytes | None = None  # of the weights, if the backward pass is to look whether they have changed
 
 
 class Memory(NamedTuple):
@@ -124,7 +125,9 @@ class CpuLayer:
                 c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         kind = SAVING_KIND if save else FORWARD_KIND
         arrays = (x, y, h_0, c_0, c_n, gates, cells)
-        self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
+        matrices = self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
+        if saved is not None and weights is None:
+            saved.checksums = matrices.checksums
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
         if saved is not None and self.cell.has_cell_state:
             c_n = _final(rows, states[1], saved.cells)
@@ -212,7 +215,7 @@ class CpuLayer:
                 states_before(rows, states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         kind = backward_kind(rows is not None, dy is None, bool(kept), False)
         arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
-        self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights)
+        self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights, saved.checksums)
         if D == 1:
             return dx, dstates_0
         with np.errstate(all="ignore"):
@@ -228,10 +231,13 @@ class CpuLayer:
         arrays: Arrays,
         weights: PackedWeights,
         source: Directions | None,
-    ) -> None:
-        """Run the plan of that kind on `lead` rows, (T, B) or (N,).
+        checksums: bytes | None = None,
+    ) -> Matrices:
+        """Run the plan of that kind on `lead` rows, (T, B) or (N,), and return the matrices that it has read.
 
         The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
+
+        checksums  those that the weights must still have, else RuntimeError
         """
         if rows is None:
             steps, batch = lead
@@ -247,9 +253,13 @@ class CpuLayer:
             first, second = (tuple([None if array is None else array[d] for array in own]) for d in range(2))
             arrays = (*both, *first, *both, *second)
         matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
-        if not plan.run(pieces, (*where, matrices.address) * self.directions, arrays):
+        known = checksums is None or matrices.checksums == checksums
+        if not (known and plan.run(pieces, (*where, matrices.address) * self.directions, arrays)):
             matrices = self.weights.current(weights, source)
+            if checksums is not None and matrices.checksums != checksums:
+                raise RuntimeError(CHANGED)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, arrays)
+        return matrices
 
     def bind_step(
         self, plan: Plan, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None

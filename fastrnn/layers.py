@@ -137,7 +137,8 @@ class Recurrent:
         """As calling the layer, and also return the function that computes its gradients (see `Backward`).
 
         `x`, `state`, `y` and the parameters must keep their values until that function has been called: it
-        reads them instead of copies. On the CPU `y` is read-only until then, and what is a view of it stays so.
+        reads them instead of copies. On the CPU `y` is read-only until then, and what is a view of it stays so, and
+        changed parameters are a RuntimeError there.
 
         recompute  keep less memory and take more time: instead of gates and cell states of all T steps, the states
                    before every k-th, with k about sqrt(T); the backward pass computes those k steps again before it

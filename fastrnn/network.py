@@ -243,7 +243,8 @@ class Backward:
         With `lengths`, what dy holds behind a sequence's end is never read, and dx is 0 there.
 
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
-        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time.
+        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time, or after the
+        parameters have changed.
         """
         layout, batched = self._layout, self._batched
         if self._saved:

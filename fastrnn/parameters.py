@@ -13,6 +13,11 @@ from .memory import empty
 # for each direction {short name: array}; biases may be None
 Directions = Sequence[Mapping[str, Any]]
 
+CHANGED = (
+    "backward: the parameters have changed since vjp, and the gradients would be those of neither; "
+    "what was saved is used up: call vjp again"
+)
+
 
 class ParameterLayout:
     """One layer's sizes, and where its parameters lie in a flat array. No memory.

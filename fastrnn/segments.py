@@ -16,6 +16,7 @@ from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import Packed
 from .memory import address, empty
+from .parameters import CHANGED
 from .passes import FORWARD_KIND, SAVING_KIND, PassKind, backward_kind
 from .sequence import States
 from .weights import NOTHING
@@ -55,6 +56,7 @@ class Kept(NamedTuple):
     states: States  # before it
     gates: np.ndarray  # (D, most rows of any segment, saved planes * H)
     cells: np.ndarray  # (D, most rows, H); empty for a cell without a cell state
+    checksums: bytes  # of the weights
 
 
 class SegmentedLayer:
@@ -84,11 +86,14 @@ class SegmentedLayer:
         layer = self._layer
         if self.kept is None:
             widths = (len(layer.cell.saved) * layer.hidden_size, layer.hidden_size if layer.cell.has_cell_state else 0)
-            rooms = [empty((layer.directions, self._most_rows, width), layer.dtype) for width in widths]
+            gates_room, cells_room = (
+                empty((layer.directions, self._most_rows, width), layer.dtype) for width in widths
+            )
         else:
-            rooms = [self.kept.gates, self.kept.cells]
-        self.kept = Kept(x, y, tuple([s.copy() for s in states]), *rooms)
-        gates, cells = (first_rows(segments, room) for room in rooms)
+            gates_room, cells_room = self.kept.gates, self.kept.cells
+        before = tuple([s.copy() for s in states])
+        self.kept = Kept(x, y, before, gates_room, cells_room, self._forward_weights.checksums)
+        gates, cells = first_rows(segments, gates_room), first_rows(segments, cells_room)
         h, c = _split(states)
         weights = (self._forward_weights.address,)
         each: list[_Values] = [
@@ -100,9 +105,11 @@ class SegmentedLayer:
             self._move_on(segments, c, cells)
 
     def begin_backward(self) -> None:
-        """Begin the sums of the weight gradients."""
+        """Begin the sums of the weight gradients. RuntimeError if the weights have changed since `kept` was."""
         layer = self._layer
         self._backward_weights = layer.weights.current(layer.weights.backward)
+        if self.kept is not None and self._backward_weights.checksums != self.kept.checksums:
+            raise RuntimeError(CHANGED)
         self._dflat, self._open = np.zeros((2, layer.layout.size), layer.dtype)
         self._taken = [0] * layer.directions  # rows that are in these sums
 
@@ -112,9 +119,9 @@ class SegmentedLayer:
         more  whether others will follow
         """
         assert self.kept is not None
-        x, y, states, *rooms = self.kept
-        gates, cells = (first_rows(segments, room) for room in rooms)
-        (h, c), (dh_0, dc_0) = _split(states), _split(dstates)
+        x, y = self.kept.x, self.kept.y
+        gates, cells = first_rows(segments, self.kept.gates), first_rows(segments, self.kept.cells)
+        (h, c), (dh_0, dc_0) = _split(self.kept.states), _split(dstates)
         keeps_dh, width = self._layer.cell.keeps_dh, self._layer.output_size
         to_open = address(self._open) - address(self._dflat)
         each: list[_Values] = []

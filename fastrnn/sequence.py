@@ -6,7 +6,7 @@ import numpy as np
 
 from . import reference
 from .lengths import Packed, Padded
-from .parameters import Directions, LayerParameters, ParameterLayout, present
+from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -62,7 +62,7 @@ class Sequence:
         """Return dx (T, B, I), the gradients of the initial states, and of each direction's parameters.
 
         `saved` is used up: it may be overwritten. `weights` are those of `forward`. With its `rows`, x, y, dx and dy
-        have N rows.
+        have N rows. RuntimeError if the layer's own parameters, where it ran with them, have changed since `forward`.
         """
         if isinstance(saved, _Empty):
             return self._backward_empty(saved, dstates)
@@ -110,11 +110,15 @@ class Sequence:
                 for s, s_n in zip(states_n, final, strict=True):
                     s[d, batch] = s_n
                 runs.append((d, where, batch, saved))
-        return y, states_n, _Saved(x, states, runs) if save else None
+        if not save:
+            return y, states_n, None
+        return y, states_n, _Saved(x, states, runs, self.parameters.flat.tobytes() if weights is None else None)
 
     def _backward_reference(
         self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
+        if saved.parameters is not None and saved.parameters != self.parameters.flat.tobytes():
+            raise RuntimeError(CHANGED)
         if dy is None:
             dy = np.zeros((*saved.x.shape[:-1], self.output_size), self.dtype)
         dx = np.zeros_like(saved.x)
@@ -149,6 +153,7 @@ class _Saved(NamedTuple):
     x: np.ndarray
     states: States
     runs: list[tuple[int, Any, Any, Any]]  # direction, places in x, rows of the states, what `reference.forward` saved
+    parameters: bytes | None  # as they were, if they are the layer's own
 
 
 class _Empty(NamedTuple):

@@ -60,6 +60,7 @@ class Matrices(NamedTuple):
 
     numbers: np.ndarray
     address: int
+    checksums: bytes  # of the parameters that they are made of
 
 
 class Pieces(NamedTuple):
@@ -68,12 +69,10 @@ class Pieces(NamedTuple):
     table: np.ndarray  # (number, PIECE_WORDS) int64, as `kernels/checksum.py` has it
     number: int
     address: int  # of the table
-
-    def checksums(self) -> bytes:
-        return self.table[:, checksum.CHECKSUM].tobytes()
+    checksums: bytes
 
 
-NOTHING = Pieces(np.zeros((0, checksum.PIECE_WORDS), np.int64), 0, 0)
+NOTHING = Pieces(np.zeros((0, checksum.PIECE_WORDS), np.int64), 0, 0, b"")
 
 
 class PackedWeights:
@@ -135,14 +134,14 @@ class PackedWeights:
         self._kernel = f"packing {dtype.name}"
         self._block = PackingBlock(jobs)
 
-    def pack(self, directions: Directions, number: int) -> Matrices:
-        """Pack these parameters as they are now into a new buffer, on up to so many threads."""
+    def pack(self, directions: Directions, checksums: bytes, number: int) -> Matrices:
+        """Pack these parameters, which have these checksums, into a new buffer, on up to so many threads."""
         buffer = empty((self._numbers,), self._dtype)
         buffer[self._rows] = 0
         start = address(buffer)
         words = self._block.filled(directions, start)
         threads.run_block(self._kernel, words, number if buffer.size > _ENOUGH_TO_SHARE else 1)
-        return Matrices(buffer, start)
+        return Matrices(buffer, start, checksums)
 
 
 class _Known(NamedTuple):
@@ -206,17 +205,16 @@ class Weights:
             table = self._table(source)
             together = bool(table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER)
         pieces = take_checksums(table, self._available() if together else 1)
-        checksums = pieces.checksums()
         matrices = known.packed.get(weights)
-        if matrices is not None and known.source is source and checksums == known.pieces.checksums():
+        if matrices is not None and known.source is source and pieces.checksums == known.pieces.checksums:
             return matrices
         with self._lock:
             known = self._known  # another call may have packed them meanwhile
-            packed = known.packed if checksums == known.pieces.checksums() else {}
+            packed = known.packed if pieces.checksums == known.pieces.checksums else {}
             matrices = packed.get(weights)
             if matrices is None:
                 # in new memory: a call in another thread may still read the old
-                matrices = weights.pack(source, self._available())
+                matrices = weights.pack(source, pieces.checksums, self._available())
                 packed = packed | {weights: matrices}
             self._known = _Known(source, pieces, together, packed)
             return matrices
@@ -253,4 +251,4 @@ def take_checksums(table: np.ndarray, number: int) -> Pieces:
     """The pieces of such a table with their checksums as they are now, taken by so many threads."""
     table = table.copy()
     threads.run_words("checksum", (checksum.NOT_KNOWN, len(table), address(table)), number)
-    return Pieces(table, len(table), address(table))
+    return Pieces(table, len(table), address(table), table[:, checksum.CHECKSUM].tobytes())

@@ -422,6 +422,33 @@ def test_backwards_of_several_runs_do_not_disturb_each_other(make):
         assert_same(gradients.parameters, wanted.parameters)
 
 
+@pytest.mark.parametrize("lengths", [None, [2, 0, 6, 3]])
+def test_parameters_that_have_changed_since_vjp_are_an_error(make, lengths):
+    layer = make(I, H, 2, bidirectional=True)
+    x = normal(T, B, I)
+    for values in layer.parameters.values():
+        (y, _), backward = layer.vjp(x, lengths=lengths)
+        before = values.copy()
+        values.flat[-1] += 1
+        with pytest.raises(RuntimeError, match="backward: the parameters have changed since vjp"):
+            backward(y)
+        values[...] = before
+
+
+def test_parameters_may_have_changed_since_vjp_and_back_again(make):
+    layer, x = make(I, H), normal(T, B, I)
+    (y, _), backward = layer.vjp(x)
+    expected = layer.vjp(x)[1](y)
+    for values in layer.parameters.values():
+        values *= -1
+    layer.vjp(x)[1](y)  # which also packs these
+    for values in layer.parameters.values():
+        values *= -1
+    gradients = backward(y)
+    assert_same(gradients.x, expected.x)
+    assert_same(gradients.parameters, expected.parameters)
+
+
 def test_gradients_are_the_callers_own(make):
     layer = make(I, H, 2, bidirectional=True)
     (y, state), backward = layer.vjp(normal(T, B, I))

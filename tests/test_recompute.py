@@ -275,6 +275,18 @@ def test_backward_may_be_called_once():
 
 @every_kind
 @pytest.mark.parametrize("bidirectional", [False, True])
+def test_parameters_that_have_changed_since_vjp_are_an_error(kind, bidirectional):
+    layer = make_layer(kind, I, H, num_layers=2, bidirectional=bidirectional)
+    problem = random_problem(layer, 9, 2)
+    for values in layer.parameters.values():
+        _, backward = layer.vjp(problem.x, recompute=True)
+        values.flat[0] += 1
+        with pytest.raises(RuntimeError, match="backward: the parameters have changed since vjp"):
+            backward(problem.dy)
+
+
+@every_kind
+@pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_deep_copy_is_a_run_of_its_own(kind, bidirectional):
     layer = make_layer(kind, I, H, num_layers=2, bidirectional=bidirectional, dropout=0.2)
     problem = random_problem(layer, 20, 3)
