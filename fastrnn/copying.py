@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import threads
-from .lengths import Packed, Padded
+from .lengths import PackedRows, Padded
 from .memory import address
 
 # copying fewer bytes is faster done alone
@@ -12,7 +12,7 @@ _ENOUGH_TO_SHARE = 1 << 20
 
 def pack(padded: Padded, sequence: np.ndarray) -> np.ndarray:
     """As `Padded.pack`."""
-    packed, width = padded.packed, sequence.shape[-1]
+    packed, width = padded.rows, sequence.shape[-1]
     rows = np.empty((packed.total, width), sequence.dtype)
     layout = (packed.steps, packed.batch, address(packed.starts), address(padded.order), 0)
     _copy(rows, layout, sequence, width * sequence.itemsize, 0, padded.steps)
@@ -21,7 +21,7 @@ def pack(padded: Padded, sequence: np.ndarray) -> np.ndarray:
 
 def unpack(padded: Padded, rows: np.ndarray) -> np.ndarray:
     """As `Padded.unpack`."""
-    packed, width = padded.packed, rows.shape[-1]
+    packed, width = padded.rows, rows.shape[-1]
     sequence = np.empty((padded.steps, packed.batch, width), rows.dtype)
     zeros = np.zeros((1, width), rows.dtype)
     layout = (padded.steps, packed.batch, 0, address(padded.rank), 0)
@@ -29,7 +29,7 @@ def unpack(padded: Padded, rows: np.ndarray) -> np.ndarray:
     return sequence
 
 
-def states_before(packed: Packed, initial: np.ndarray, states: np.ndarray, reverse: bool, out: np.ndarray) -> None:
+def states_before(packed: PackedRows, initial: np.ndarray, states: np.ndarray, reverse: bool, out: np.ndarray) -> None:
     """The states before each step into `out` (N, n), from the initial ones (B, n) and those after each step (N, n).
 
     `states` may have a distance from row to row; the others are C-contiguous.

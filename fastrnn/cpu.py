@@ -11,17 +11,18 @@ import numpy as np
 from . import threads
 from .copying import states_before
 from .kernels.target import vector_unit
-from .lengths import Packed
+from .lengths import PackedRows
 from .memory import address, empty
 from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
 from .passes import (
-    BACKWARD_SHARED,
     FORWARD_KIND,
-    FORWARD_SHARED,
     SAVING_KIND,
-    Arrays,
+    BackwardArrays,
+    ForwardArrays,
     PassKind,
+    Where,
     backward_kind,
+    for_both,
 )
 from .planner import Planner
 from .plans import Plan, Workspace
@@ -43,7 +44,7 @@ class Saved:
 
     x: np.ndarray  # (T, B, I)
     states: tuple[np.ndarray, ...]
-    rows: Packed | None
+    rows: PackedRows | None
     y: np.ndarray  # (T, B, D*R)
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
@@ -60,7 +61,7 @@ class Memory(NamedTuple):
     cells: np.ndarray
 
 
-def _final(rows: Packed | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def _final(rows: PackedRows | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """The states (D, B, n) after the last step. `steps` has those of each direction at all steps, (T, B, n)."""
     if rows is None and len(steps) == 1:
         return steps[0][-1:].copy()
@@ -102,7 +103,7 @@ class CpuLayer:
         x: np.ndarray,
         states: tuple[np.ndarray, ...],
         save: bool,
-        rows: Packed | None,
+        rows: PackedRows | None,
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Saved | None]:
         """As `Sequence.forward`."""
@@ -124,8 +125,8 @@ class CpuLayer:
             if self.cell.has_cell_state:
                 c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         kind = SAVING_KIND if save else FORWARD_KIND
-        arrays = (x, y, h_0, c_0, c_n, gates, cells)
-        matrices = self._run(kind, lead, rows, FORWARD_SHARED, arrays, self.weights.forward, weights)
+        arrays = ForwardArrays(x, y, h_0, c_0, c_n, gates, cells)
+        matrices = self._run(kind, lead, rows, arrays, self.weights.forward, weights)
         if saved is not None and weights is None:
             saved.checksums = matrices.checksums
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
@@ -214,8 +215,10 @@ class CpuLayer:
             for d in range(D):
                 states_before(rows, states[0][d], y[:, d * R : (d + 1) * R], d == 1, h_prev[d])
         kind = backward_kind(rows is not None, dy is None, bool(kept), False)
-        arrays = (x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept)
-        self._run(kind, lead, rows, BACKWARD_SHARED, arrays, self.weights.backward, weights, saved.checksums)
+        arrays = BackwardArrays(
+            x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept
+        )
+        self._run(kind, lead, rows, arrays, self.weights.backward, weights, saved.checksums)
         if D == 1:
             return dx, dstates_0
         with np.errstate(all="ignore"):
@@ -226,39 +229,33 @@ class CpuLayer:
         self,
         kind: PassKind,
         lead: tuple[int, ...],
-        rows: Packed | None,
-        shared: int,
-        arrays: Arrays,
+        rows: PackedRows | None,
+        arrays: ForwardArrays | BackwardArrays,
         weights: PackedWeights,
         source: Directions | None,
         checksums: bytes | None = None,
     ) -> Matrices:
         """Run the plan of that kind on `lead` rows, (T, B) or (N,), and return the matrices that it has read.
 
-        The directions share the first `shared` arrays, and each has its part of the others, by the first dimension.
-
         checksums  those that the weights must still have, else RuntimeError
         """
         if rows is None:
             steps, batch = lead
-            where = steps, steps * batch, 0, 0
+            where = Where(steps, steps * batch, 0, 0)
             workers, by_units = self.sharing.share(steps * batch, batch, forward=kind.forward)
         else:
             batch = rows.batch
-            workers, by_units = self.sharing.share(rows.total, batch, forward=kind.forward, packed=True)
+            workers, by_units = self.sharing.share(rows.total, batch, forward=kind.forward, packed_rows=True)
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
-        if self.directions == 2:
-            both, own = arrays[:shared], arrays[shared:]
-            first, second = (tuple([None if array is None else array[d] for array in own]) for d in range(2))
-            arrays = (*both, *first, *both, *second)
+        of_all = arrays if self.directions == 1 else for_both(arrays)
         matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
         known = checksums is None or matrices.checksums == checksums
-        if not (known and plan.run(pieces, (*where, matrices.address) * self.directions, arrays)):
+        if not (known and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
             matrices = self.weights.current(weights, source)
             if checksums is not None and matrices.checksums != checksums:
                 raise RuntimeError(CHANGED)
-            plan.run(NOTHING, (*where, matrices.address) * self.directions, arrays)
+            plan.run(NOTHING, (*where, matrices.address) * self.directions, of_all)
         return matrices
 
     def bind_step(
@@ -271,7 +268,8 @@ class CpuLayer:
         """
         matrices = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, 0, block)
-        workspace.run(NOTHING, (1, len(x), 0, 0, matrices.address), (x, y, h, c, c, None, None))
+        arrays = ForwardArrays(x, y, h, c, c, None, None)
+        workspace.run(NOTHING, (*Where(1, len(x), 0, 0), matrices.address), arrays)
         return [matrices, workspace]
 
     def plan(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
@@ -282,11 +280,11 @@ class CpuLayer:
         """The plan of a single step."""
         return self._planner.plan(FORWARD_KIND, batch, *self.sharing.share(batch, batch, forward=True))
 
-    def where(self, rows: Packed, workers: int, by_units: bool) -> tuple[int, int, int, int]:
-        """The values of a plan's steps, rows, starts and shares for sequences of different lengths."""
+    def where(self, rows: PackedRows, workers: int, by_units: bool) -> Where:
+        """For sequences of different lengths."""
         team = workers // self.directions
         shares = address(rows.shares(team)) if team > 1 and not by_units else 0
-        return rows.steps, rows.total, address(rows.starts), shares
+        return Where(rows.steps, rows.total, address(rows.starts), shares)
 
     def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
         """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-class Packed:
+class PackedRows:
     """Where the rows of a packed batch lie.
 
     batch_sizes  (T,) integers: how many rows each step has; at least 1, never more than the step before
@@ -62,7 +62,7 @@ class Packed:
 class Padded:
     """A batch of sequences of the given lengths, (B,) int64 from 0 to `steps`, and how to pack it.
 
-    packed  where its rows lie when packed
+    rows    where they lie when packed
     order   (B,) which row of the caller's batch each row of the packed batch is
     rank    (B,) the other way round
     """
@@ -75,16 +75,16 @@ class Padded:
         longest_first = lengths[self.order]
         step = np.arange(longest_first[0] if batch else 0)
         sizes = batch - longest_first[::-1].searchsorted(step, side="right")
-        self.packed = Packed(sizes, batch, longest_first)
+        self.rows = PackedRows(sizes, batch, longest_first)
 
     def pack(self, sequence: np.ndarray) -> np.ndarray:
         """(T, B, n), C-contiguous, to (N, n). `copying.pack` does the same on the kernels."""
-        kept = np.arange(self.steps)[:, None] < self.packed.lengths
+        kept = np.arange(self.steps)[:, None] < self.rows.lengths
         return sequence[:, self.order][kept]
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
         """(N, n), C-contiguous, to (T, B, n), with zeros where a sequence has ended; as `copying.unpack`."""
-        kept = np.arange(self.steps)[:, None] < self.packed.lengths
+        kept = np.arange(self.steps)[:, None] < self.rows.lengths
         longest_first = np.zeros((*kept.shape, rows.shape[-1]), rows.dtype)
         longest_first[kept] = rows
         return longest_first[:, self.rank]

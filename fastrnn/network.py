@@ -11,7 +11,7 @@ import numpy as np
 
 from .dropout import Dropout, Mask
 from .gradients import Gradients
-from .lengths import Packed, Padded
+from .lengths import PackedRows, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
 from .validation import Layout, Lengths, State
@@ -120,7 +120,7 @@ class Network:
         """Packed in between if `padded`."""
         rows = None
         if padded is not None:
-            x, states, rows = self.layers[0].pack(padded, x), padded.sort(states), padded.packed
+            x, states, rows = self.layers[0].pack(padded, x), padded.sort(states), padded.rows
         saved: Any
         if recompute and x.size:
             from . import recompute as recomputing  # which imports Numba
@@ -137,7 +137,7 @@ class Network:
         return y, states_n, saved
 
     def _layer_by_layer(
-        self, y: np.ndarray, states: States, rows: Packed | None, save: bool, dropout: Dropout | None
+        self, y: np.ndarray, states: States, rows: PackedRows | None, save: bool, dropout: Dropout | None
     ) -> tuple[np.ndarray, States, "_Saved"]:
         D = self._directions
         all_states_n, all_saved = [], []

@@ -11,7 +11,7 @@ from .kernels.stage import SCRATCH_BYTES, recipe
 from .kernels.tile import abreast
 from .memory import CACHE_LINE, up
 from .parameters import ParameterLayout
-from .passes import BACKWARD, CONTINUED_NUMBERS, FORWARD, KEEPING, NUMBERS, PassKind
+from .passes import CONTINUED_NUMBERS, NUMBERS, BackwardArrays, ForwardArrays, PassKind
 from .plans import Plan
 from .sharing import Sharing
 from .templates import At, Description, Plane, Table, Template, Word
@@ -125,7 +125,7 @@ class Planner:
             header |= self._stages(d, "forward_saving" if save else "forward", cell.forward, weights)
             tables: dict[int, Table] = {b.X_TABLE: [[0] * (2 * G * b.WORK_WORDS)] * team}
             descriptions.append(Description(header, planes, tables))
-        template = self._template(descriptions, "forward", team, NUMBERS, FORWARD)
+        template = self._template(descriptions, "forward", team, NUMBERS, ForwardArrays._fields)
         return Plan("loop forward", template, D * direction_bytes, workers)
 
     def _backward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
@@ -178,8 +178,8 @@ class Planner:
                 b.GRADIENT_TABLE: gradients,
             }
             descriptions.append(Description(header, planes, tables))
-        numbers, arrays = CONTINUED_NUMBERS if kind.continued else NUMBERS, KEEPING if kind.keeping else BACKWARD
-        template = self._template(descriptions, direction, team, numbers, arrays)
+        numbers = CONTINUED_NUMBERS if kind.continued else NUMBERS
+        template = self._template(descriptions, direction, team, numbers, BackwardArrays._fields)
         return Plan("loop backward", template, D * direction_bytes, workers)
 
     def _template(
@@ -269,7 +269,7 @@ class Planner:
             out = At(f"dflat {d}", offsets[weight] + gate * H * units * size)
             if operand == "x":
                 return (At(f"x {d}"), self.input_size * size, units, out, 0, 0, 0)
-            if operand == "h_prev" and kind.packed:
+            if operand == "h_prev" and kind.packed_rows:
                 return (At(f"h_prev {d}"), R * size, units, out, 0, 0, 0)
             if operand == "h_prev":
                 # the gradients of a step meet h of the step before it, in the direction's order; at first h_0

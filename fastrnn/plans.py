@@ -5,6 +5,7 @@ A plan serves calls of any length: how many steps and rows there are is filled i
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from . import threads
 from .kernels import compiled
 from .kernels import record as r
 from .memory import address, empty
-from .passes import Arrays
 from .templates import Template
 from .weights import Pieces
 
@@ -36,7 +36,7 @@ class Plan:
         self._alone = threads.runs_alone(workers, template.number)
         self._idle: list[Workspace] = []
 
-    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
+    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: tuple[Any, ...]) -> bool:
         """Run, and return whether it was done: only if the memory still has the checksums that `pieces` say.
 
         numbers, arrays  of all directions, in the template's order; None is an array that the kernels do not look at
@@ -70,7 +70,7 @@ class Workspace:
         self._record, self._record_address = record.data, address(record)
         self._pack = struct.Struct(f"{r.VALUES - r.PIECES + template.numbers}q").pack_into
 
-    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: Arrays) -> bool:
+    def run(self, pieces: Pieces, numbers: Sequence[int], arrays: tuple[Any, ...]) -> bool:
         """As `Plan.run`."""
         # the words from PIECES to TUPLE, and VALUES
         self._pack(self._record, 8 * r.PIECES, pieces.number, pieces.address, id(arrays), *numbers)

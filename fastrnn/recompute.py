@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .dropout import Dropout, Mask, MaskOfRows
-from .lengths import Packed
+from .lengths import PackedRows
 from .segments import Segment, SegmentedLayer, Segments, first_rows, halves
 from .sequence import OptionalStates, Sequence, States
 
@@ -33,7 +33,7 @@ def forward(
     sequences: Several[Sequence],  # of all layers
     x: np.ndarray,  # (T, B, I), or (N, I) with `rows`, C-contiguous; not empty
     states: States,  # (L*D, B, ·), C-contiguous
-    rows: Packed | None,
+    rows: PackedRows | None,
     dropout: Dropout | None,  # its masks are the same as without recomputing
 ) -> tuple[np.ndarray, States, "Recomputing"]:
     """Return y, the final states, and what the backward pass needs: as `Sequence.forward`, through all layers."""
@@ -190,7 +190,7 @@ def _rows(segments: Segments, sequence: np.ndarray) -> list[np.ndarray]:
     return [sequence[segment.start : segment.stop] for segment in segments]
 
 
-def _cut(steps: int, total: int, batch: int, rows: Packed | None, directions: int) -> list[Segments]:
+def _cut(steps: int, total: int, batch: int, rows: PackedRows | None, directions: int) -> list[Segments]:
     """All segments, in the order in which each direction comes to them.
 
     They have as many steps as there are segments, or more where their rows would be too few.
@@ -204,12 +204,12 @@ def _cut(steps: int, total: int, batch: int, rows: Packed | None, directions: in
     return segments
 
 
-def _segment(first: int, last: int, batch: int, rows: Packed | None) -> Segment:
+def _segment(first: int, last: int, batch: int, rows: PackedRows | None) -> Segment:
     """The steps first .. last - 1."""
     if rows is None:
         return Segment(last - first, first * batch, last * batch, None)
     start, stop = (int(rows.starts[step + 1]) for step in (first, last))
-    return Segment(last - first, start, stop, Packed(rows.batch_sizes[first:last], batch))
+    return Segment(last - first, start, stop, PackedRows(rows.batch_sizes[first:last], batch))
 
 
 def _part(all_of: Any, n: int, number: int) -> Any:

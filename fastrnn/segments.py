@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import passes
 from .copying import states_before
 from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
-from .lengths import Packed
+from .lengths import PackedRows
 from .memory import address, empty
 from .parameters import CHANGED
-from .passes import FORWARD_KIND, SAVING_KIND, PassKind, backward_kind
+from .passes import FORWARD_KIND, SAVING_KIND, BackwardArrays, ForwardArrays, PassKind, Where, backward_kind
 from .sequence import States
 from .weights import NOTHING
 
 Arrays = list[np.ndarray]  # one for each direction
-_Values = tuple[tuple[int, ...], passes.Arrays]  # of a plan for one direction: numbers, arrays
+_Values = tuple[tuple[int, ...], ForwardArrays | BackwardArrays]  # of a plan for one direction: numbers, arrays
 
 
 class Segment(NamedTuple):
@@ -31,7 +30,7 @@ class Segment(NamedTuple):
     steps: int
     start: int
     stop: int
-    rows: Packed | None  # where they lie, if sequences have different lengths
+    rows: PackedRows | None  # where they lie, if sequences have different lengths
 
     @property
     def number(self) -> int:
@@ -77,7 +76,9 @@ class SegmentedLayer:
         """From x (n, I) fill each direction's half of its y (n, D*R). Nothing is kept."""
         h, c = _split(states)
         weights = (self._forward_weights.address,)
-        each: list[_Values] = [(weights, (x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))]
+        each: list[_Values] = [
+            (weights, ForwardArrays(x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))
+        ]
         self._run(FORWARD_KIND, segments, each)
         self._move_on(segments, h, halves(y))
 
@@ -97,7 +98,7 @@ class SegmentedLayer:
         h, c = _split(states)
         weights = (self._forward_weights.address,)
         each: list[_Values] = [
-            (weights, (x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
+            (weights, ForwardArrays(x[d], y[d], h[d], c[d], None, gates[d], cells[d])) for d in range(len(segments))
         ]
         self._run(SAVING_KIND, segments, each)
         self._move_on(segments, h, halves(y))
@@ -133,10 +134,11 @@ class SegmentedLayer:
             dh = empty((len(half), width), half.dtype) if keeps_dh else None
             before = self._taken[d] % BLOCK_ROWS
             numbers = (self._backward_weights.address, to_open, before, int(more))
-            each.append((numbers, (
+            arrays = BackwardArrays(
                 x[d], y[d], None if dy is None else dy[d], self._dflat, h[d], c[d], gates[d], cells[d], h_prev,
                 dh_0[d], dc_0[d], dh, dx[d],
-            )))  # fmt: skip
+            )  # fmt: skip
+            each.append((numbers, arrays))
             self._taken[d] += segment.number
         kind = backward_kind(segments[0].rows is not None, dy is None, False, True)
         self._run(kind, segments, each)
@@ -149,13 +151,13 @@ class SegmentedLayer:
         """`each`: what the plan takes, numbers from the weights on."""
         layer = self._layer
         most = max(s.number for s in segments)
-        packed = segments[0].rows is not None
-        workers, by_units = layer.sharing.share(most, self._batch, forward=kind.forward, packed=packed)
+        packed_rows = segments[0].rows is not None
+        workers, by_units = layer.sharing.share(most, self._batch, forward=kind.forward, packed_rows=packed_rows)
         numbers: list[int] = []
-        arrays: passes.Arrays = ()
+        arrays: tuple[Any, ...] = ()
         for segment, (own_numbers, own_arrays) in zip(segments, each, strict=True):
             if segment.rows is None:
-                numbers += (segment.steps, segment.number, 0, 0)
+                numbers += Where(segment.steps, segment.number, 0, 0)
             else:
                 numbers += layer.where(segment.rows, workers, by_units)
             numbers += own_numbers

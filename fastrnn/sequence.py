@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import reference
-from .lengths import Packed, Padded
+from .lengths import PackedRows, Padded
 from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Sequence:
         states: States,  # C-contiguous
         *,
         save: bool,
-        rows: Packed | None = None,
+        rows: PackedRows | None = None,
         weights: Directions | None = None,
     ) -> tuple[np.ndarray, States, Any]:
         """Return y (T, B, D*R), the final states, and what `backward` needs: None unless `save`.
@@ -95,7 +95,7 @@ class Sequence:
         return self._cpu
 
     def _forward_reference(
-        self, x: np.ndarray, states: States, save: bool, rows: Packed | None, weights: Directions | None
+        self, x: np.ndarray, states: States, save: bool, rows: PackedRows | None, weights: Directions | None
     ) -> tuple[np.ndarray, States, Any]:
         """Sequences of different lengths are run one by one, each as a batch of its own."""
         y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
@@ -163,7 +163,7 @@ class _Empty(NamedTuple):
     states: States
 
 
-def _blocks(rows: Packed | None) -> list[tuple[Any, Any]]:
+def _blocks(rows: PackedRows | None) -> list[tuple[Any, Any]]:
     """What the reference runs at once, as places in x and rows of the states: all, or each sequence for itself."""
     if rows is None:
         return [(..., slice(None))]

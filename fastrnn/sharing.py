@@ -35,11 +35,11 @@ class Sharing:
         self._products = layout.cell.gates * layout.hidden_size * (layout.input_size + layout.output_size)
         self._bytes = self._products * itemsize
 
-    def share(self, rows: int, batch: int, *, forward: bool, packed: bool = False) -> tuple[int, bool]:
+    def share(self, rows: int, batch: int, *, forward: bool, packed_rows: bool = False) -> tuple[int, bool]:
         """How many threads a call of so many rows, of all steps, uses, and whether they share each step by hidden
         units (else by the batch's rows).
 
-        packed  whether it is a batch of sequences of different lengths
+        packed_rows  whether it is a batch of sequences of different lengths
         """
         D = self.layout.num_directions
         if rows * self._products * D < _ENOUGH_FOR_CALL:
@@ -56,7 +56,7 @@ class Sharing:
             return 1, False
         team = max(1, team)
         # as sequences end, few rows are left to each thread; backwards that did not pay
-        return team * D, packed and forward and team > 1 and self._large(team)
+        return team * D, packed_rows and forward and team > 1 and self._large(team)
 
     def rows_for_sums_within(self, parts: int) -> int:
         """From how many rows on a step's sums W x are best made together with R h; `parts` threads divide the weights.

@@ -6,7 +6,7 @@ from conftest import DTYPES, assert_same_bits
 from test_kernels import GuardedMemory, poisoned
 
 from fastrnn import copying
-from fastrnn.lengths import Packed, Padded
+from fastrnn.lengths import PackedRows, Padded
 
 # lengths, T, and n: no rows, one, many of odd widths, some empty, all equal, none to the end
 BATCHES = {
@@ -98,7 +98,7 @@ def test_the_states_before_each_step_are_found(batch, directions, reverse, dtype
         before = places.get((step + (1 if reverse else -1), row))
         expected[number_of_row] = initial[padded.rank[row]] if before is None else states[before]
     out = np.full((sum(lengths) + 2, n), 7, dtype)
-    copying.states_before(padded.packed, initial, states, reverse, out[1:-1])
+    copying.states_before(padded.rows, initial, states, reverse, out[1:-1])
     assert_same_bits({"before": out[1:-1]}, {"before": expected})
     assert (out[[0, -1]] == 7).all()
 
@@ -121,7 +121,7 @@ def test_sources_may_be_read_only():
 
 def test_a_packed_batch_made_of_sizes_is_the_one_made_of_lengths():
     lengths = np.array(BATCHES["many"][0])
-    packed = Padded(lengths, 40).packed
-    again = Packed(packed.batch_sizes, len(lengths))
+    packed = Padded(lengths, 40).rows
+    again = PackedRows(packed.batch_sizes, len(lengths))
     np.testing.assert_array_equal(again.lengths, packed.lengths)
     np.testing.assert_array_equal(again.starts, packed.starts)

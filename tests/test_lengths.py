@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import fastrnn
 from fastrnn import planner, sharing
-from fastrnn.lengths import Packed, Padded
+from fastrnn.lengths import PackedRows, Padded
 from fastrnn.passes import SAVING_KIND, backward_kind
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -364,14 +364,14 @@ def test_rows_are_packed_as_pytorch_packs_them():
     data = padded.pack(x)
     # PyTorch may put sequences of one length in another order
     assert sorted(map(tuple, data)) == sorted(map(tuple, expected.data.numpy()))
-    np.testing.assert_array_equal(np.diff(padded.packed.starts[1:-1]), expected.batch_sizes.numpy())
-    np.testing.assert_array_equal(padded.packed.lengths, sorted(LENGTHS, reverse=True))
+    np.testing.assert_array_equal(np.diff(padded.rows.starts[1:-1]), expected.batch_sizes.numpy())
+    np.testing.assert_array_equal(padded.rows.lengths, sorted(LENGTHS, reverse=True))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 9])
 def test_shares_of_the_batch_have_about_as_many_rows_each(number):
     lengths = np.sort(np.random.default_rng(0).integers(0, 100, 40))[::-1]
-    packed = Padded(lengths.copy(), 100).packed
+    packed = Padded(lengths.copy(), 100).rows
     cuts = packed.shares(number)
     assert cuts[0] == 0
     assert cuts[-1] == 40
@@ -381,7 +381,7 @@ def test_shares_of_the_batch_have_about_as_many_rows_each(number):
 
 
 def test_a_packed_batch_may_have_rows_without_steps():
-    packed = Packed(np.array([3, 1]), 5)
+    packed = PackedRows(np.array([3, 1]), 5)
     np.testing.assert_array_equal(packed.lengths, [2, 1, 1, 0, 0])
     np.testing.assert_array_equal(packed.places(0), [0, 3])
     np.testing.assert_array_equal(packed.places(2), [2])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.kernels.cells import CELLS
-from fastrnn.lengths import Packed
+from fastrnn.lengths import PackedRows
 
 from .layer import DTYPES, PLAIN, Kind, forget, split
 
@@ -63,7 +63,7 @@ def _present(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> l
     return weights if weights and weights[0].dtype in DTYPES else None
 
 
-def packed_rows(sequence: PackedSequence) -> Packed | None:
+def packed_rows(sequence: PackedSequence) -> PackedRows | None:
     """Where the rows of each step lie; None if batch_sizes and data do not fit, as what is made by hand may not."""
     data, sizes = sequence.data, sequence.batch_sizes
     if data.dim() != 2 or not _plain(sizes, torch.int64) or sizes.dim() != 1:
@@ -72,7 +72,7 @@ def packed_rows(sequence: PackedSequence) -> Packed | None:
     # the first bounds the others, so that no sum can overflow
     if not (0 < len(steps) <= rows and steps[-1] > 0 and steps[0] <= rows and (steps[1:] <= steps[:-1]).all()):
         return None
-    return Packed(steps, int(steps[0])) if steps.sum() == rows else None
+    return PackedRows(steps, int(steps[0])) if steps.sum() == rows else None
 
 
 def fit(

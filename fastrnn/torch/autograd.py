@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrnn.lengths import Packed
+from fastrnn.lengths import PackedRows
 from fastrnn.parameters import Directions
 from fastrnn.validation import contiguous
 
@@ -24,7 +24,7 @@ OptionalTensors = tuple[Tensor | None, ...]
 
 # what a call takes beside tensors: the kernels, the weights as they take them, where rows lie if they are packed,
 # whether it is a step, whether y is to be (B, T, R), and how many states are given, 0 for zeros
-Call = tuple[Layer, Directions, Packed | None, bool, bool, int]
+Call = tuple[Layer, Directions, PackedRows | None, bool, bool, int]
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     x: Tensor,
     states: Tensors[Tensor],
     weights: Tensors[Tensor],
-    rows: Packed | None = None,
+    rows: PackedRows | None = None,
     turned: bool = False,
 ) -> tuple[Tensor, ...]:
     """Return y and the final states; of a step, only the states. y is (T, B, R), or `turned` (B, T, R).

@@ -10,7 +10,7 @@ import torch
 
 from fastrnn import threads
 from fastrnn.kernels.cells import CELLS
-from fastrnn.lengths import Packed
+from fastrnn.lengths import PackedRows
 from fastrnn.parameters import Directions, ParameterLayout
 from fastrnn.sequence import OptionalStates, States
 from fastrnn.zeros import ZeroStates
@@ -96,7 +96,7 @@ class Layer:
         )
 
     def forward(
-        self, arrays: Directions, x: np.ndarray, states: States, rows: Packed | None, save: bool
+        self, arrays: Directions, x: np.ndarray, states: States, rows: PackedRows | None, save: bool
     ) -> tuple[np.ndarray, States, Any]:
         """As `Sequence.forward`, with what `bind` returned. x is not empty."""
         return self._cpu.forward(x, states, save, rows, arrays)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
-from fastrnn.lengths import Packed
+from fastrnn.lengths import PackedRows
 
 from .layer import Layer
 
@@ -26,7 +26,7 @@ def as_torch_nn(module: torch.nn.Module) -> torch.nn.Module:
 
 def differentiable_gradients(
     layer: Layer,
-    rows: Packed | None,
+    rows: PackedRows | None,
     x: Tensor,
     states: Tensors[Tensor],  # none for zeros
     weights: Tensors[Tensor],
@@ -57,7 +57,7 @@ def differentiable_gradients(
 
 
 def _run(
-    layer: Layer, rows: Packed | None, x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]
+    layer: Layer, rows: PackedRows | None, x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]
 ) -> tuple[Tensor, ...]:
     """y and the final states."""
     step = rows is None and x.dim() == 2

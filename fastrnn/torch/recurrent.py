@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn.lengths import Packed
+from fastrnn.lengths import PackedRows
 from fastrnn.parameters import state_widths
 
 from . import autograd, operators
@@ -55,7 +55,7 @@ class _Recurrent(torch.nn.RNNBase):
     def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
         return self.forward(input, hx)
 
-    def _run(self, x: Any, hx: Any, rows: Packed | None, compiling: bool = False) -> Any:
+    def _run(self, x: Any, hx: Any, rows: PackedRows | None, compiling: bool = False) -> Any:
         """y and the final state in the layout of x and hx; None for what the kernels cannot do.
 
         With `rows`, x is packed, (N, I), and hx in their order.
@@ -115,7 +115,7 @@ class _Recurrent(torch.nn.RNNBase):
         weights: list[Tensors[Tensor]],
         y: Tensor,  # of the layer below: first x, time-major
         states: tuple[Tensor, ...],
-        rows: Packed | None,
+        rows: PackedRows | None,
         turned: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         number = len(bound)
@@ -130,7 +130,7 @@ class _Recurrent(torch.nn.RNNBase):
             finals.append(final)
         return y, [torch.cat(s) for s in zip(*finals, strict=True)]
 
-    def _fit(self, x: Tensor, states: Any, rows: Packed | None, dtype: torch.dtype | None) -> bool:
+    def _fit(self, x: Tensor, states: Any, rows: PackedRows | None, dtype: torch.dtype | None) -> bool:
         """Whether the arguments are such as torch.nn takes, and the kernels too."""
         if x.is_nested:  # it has no shape
             return False
