@@ -14,7 +14,7 @@ from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
 from bench.report import PAGE, write_docs
 from bench.sections import Effort, sections
-from fastrnn.experiments.host import processors
+from fastrnn.host import processors
 
 EXIT_WRONG_RESULTS = 1
 GRID = "grid"

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from fastrnn.experiments.host import processors
+from fastrnn.host import processors
 
 CELLS = ("lstm", "gru", "rnn")
 MODES = ("forward", "training")

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import limit_kernels
 from bench.roofline import Limits
-from fastrnn.experiments.host import cpu_name, processors
+from fastrnn.host import cpu_name, processors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax")

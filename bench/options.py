@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastrnn.experiments.host import processors
+from fastrnn.host import processors
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,8 @@ from .threads import get_num_threads
 # Each command's module has add_arguments(parser) and run(arguments) -> exit status, and is imported only for it.
 COMMANDS = {
     "demo": ("fastrnn.experiments.demo", "train a character model on Python's language reference, and let it write"),
-    "check": ("fastrnn.check_command", "compare the kernels with the reference on this machine"),
-    "warmup": ("fastrnn.warmup_command", "compile the kernels ahead, and keep them on disk"),
+    "check": ("fastrnn.commands.check", "compare the kernels with the reference on this machine"),
+    "warmup": ("fastrnn.commands.warmup", "compile the kernels ahead, and keep them on disk"),
     "compare": ("fastrnn.experiments.compare.command", "test what is said about RNN, GRU and LSTM, on several tasks"),
 }
 

@@ -31,8 +31,9 @@ from fastrnn.kernels.cuda.plan import DeviceLimits
 from numba.core import config
 
 import fastrnn
-from fastrnn import check_cases, check_command, diagnostics
+from fastrnn import check_cases, diagnostics
 from fastrnn.__main__ import main
+from fastrnn.commands import check as check_command
 from fastrnn.cuda import layer as cuda_layer
 from fastrnn.cuda import loop, network, persistent
 from fastrnn.cuda.arrays import TorchArrays

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrnn import warmup_command
+from fastrnn.commands import warmup
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -300,9 +300,9 @@ def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr(warmup_command, "_passes", lambda arguments: [("threads", close)])
+    monkeypatch.setattr(warmup, "_passes", lambda arguments: [("threads", close)])
     with pytest.raises(BrokenPipeError):
-        warmup_command.run(None)
+        warmup.run(None)
 
 
 def test_without_a_compiler_there_are_no_kernels():

@@ -14,11 +14,12 @@ from conftest import DTYPES, KINDS, as_tuple, make_layer
 from numba import config
 
 import fastrnn
-from fastrnn import check_command, checking
+from fastrnn import checking
 from fastrnn.__main__ import main
 from fastrnn.check_cases import CELLS, Case, cases
 from fastrnn.check_report import Quantity, Report
-from fastrnn.experiments.display import RichDisplay
+from fastrnn.commands import check as check_command
+from fastrnn.commands.display import RichDisplay
 from fastrnn.sequence import Sequence
 
 T, B, I, H = 5, 3, 4, 9

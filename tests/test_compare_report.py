@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastrnn.commands.display import PlainDisplay
 from fastrnn.experiments.compare import claims, plots, report, results
 from fastrnn.experiments.compare.contenders import CONTENDERS
 from fastrnn.experiments.compare.results import Cost, Look, Results, Run, Scaled
 from fastrnn.experiments.compare.settings import DEFAULT, TASKS
-from fastrnn.experiments.display import PlainDisplay
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "lstm-vs-gru.md"

@@ -13,7 +13,8 @@ import pytest
 import fastrnn
 from fastrnn import threads
 from fastrnn.__main__ import main
-from fastrnn.experiments import demo, display, text
+from fastrnn.commands import display
+from fastrnn.experiments import demo, text
 from fastrnn.experiments.character_model import CharacterModel
 from fastrnn.experiments.training import train
 
@@ -48,7 +49,7 @@ import sys, fastrnn.__main__ as command_line
 try:
     command_line.main(["--help"])
 finally:
-    heavy = ("numba", "rich", "fastrnn.experiments.demo", "fastrnn.check_command")
+    heavy = ("numba", "rich", "fastrnn.experiments.demo", "fastrnn.commands.check")
     print([name for name in heavy if name in sys.modules])
 """
     finished = python("-c", code)

@@ -13,14 +13,14 @@ from types import FrameType
 import numpy as np
 
 from fastrnn.blas import use_one_thread
+from fastrnn.commands.display import Display, best_display
+from fastrnn.commands.numbers import above_zero, integer, not_negative
 from fastrnn.threads import get_num_threads, set_num_threads
 
 from . import text
 from .baselines import NGram
 from .character_model import CELLS, CharacterModel
-from .display import Display, best_display
 from .losses import BITS_PER_NAT
-from .options import above_zero, integer, not_negative
 from .training import train
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it

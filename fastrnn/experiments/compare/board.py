@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fastrnn.experiments.display import LiveTable
+from fastrnn.commands.display import LiveTable
 
 from .contenders import CONTENDERS
 from .jobs import Job

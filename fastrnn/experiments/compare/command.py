@@ -18,9 +18,9 @@ import numpy as np
 
 from fastrnn import __version__
 from fastrnn.blas import use_one_thread
-from fastrnn.experiments.display import Display, best_display
-from fastrnn.experiments.host import commit, cpu_name, memory, processors
-from fastrnn.experiments.options import above_zero, integer
+from fastrnn.commands.display import Display, best_display
+from fastrnn.commands.numbers import above_zero, integer
+from fastrnn.host import commit, cpu_name, memory, processors
 
 from . import learners, results
 from .board import Board, describe

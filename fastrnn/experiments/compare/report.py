@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastrnn.experiments.display import Display
+from fastrnn.commands.display import Display
 
 from . import claims, plots, results
 from .claims import Claim, longest_memory, spread

@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import __version__
-from .blas import use_one_thread
-from .check_cases import CELLS, DEVICE_DTYPES, Case, cases
-from .check_report import Quantity
-from .checking import check_on_device, expect, judge
-from .experiments.display import Display, RichDisplay, best_display
-from .experiments.host import cpu_name
-from .threads import available, get_num_threads, set_num_threads
+from fastrnn import __version__
+from fastrnn.blas import use_one_thread
+from fastrnn.check_cases import CELLS, DEVICE_DTYPES, Case, cases
+from fastrnn.check_report import Quantity
+from fastrnn.checking import check_on_device, expect, judge
+from fastrnn.host import cpu_name
+from fastrnn.threads import available, get_num_threads, set_num_threads
+
+from .display import Display, Row, best_display
+from .numbers import integer
 
 _NAMED = 6  # how many quantities the list of failures names for each configuration
 _SECONDS = 0.1  # what a configuration may take, before there is an experience of it
@@ -82,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cell", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), metavar="CELL", help=names)
     parser.add_argument("--dtype", choices=DEVICE_DTYPES["cuda"], help="only this one")
     parser.add_argument("--device", choices=tuple(DEVICE_DTYPES), default="cpu", help="where the layers run (cpu)")
-    parser.add_argument("--threads", type=_threads, metavar="N", help="of the kernels (1, and one for each processor)")
+    parser.add_argument("--threads", type=integer, metavar="N", help="of the kernels (1, and one for each processor)")
     parser.add_argument("--verbose", action="store_true", help="show every output and gradient")
     parser.add_argument("--plain", action="store_true", help="plain text, even where rich is installed")
 
@@ -99,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if on_gpu:
         if arguments.threads:
             arguments.refuse("argument --threads: is for --device cpu")
-        from .cuda import requirements
+        from fastrnn.cuda import requirements
 
         try:
             requirements.check()
@@ -127,8 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         set_num_threads(before)
 
-    show.say("")
-    _show_table(show, _header(arguments.verbose), list(_lines(results, arguments.verbose)))
+    show.table("", *_table(results, arguments.verbose), words=2)
     show.say("\nT steps of B sequences, I inputs, H units, P of them projected.")
     show.say("Errors are relative to the largest value of the float64 reference.")
     if not arguments.verbose:
@@ -151,15 +152,13 @@ def _conclude(show: Display, results: list[Result], seconds: float) -> int:
     return 1
 
 
-Row = tuple[str, ...]
+def _table(results: list[Result], verbose: bool) -> tuple[Sequence[str], list[Row]]:
+    """Columns and rows, with a heading for each cell and dtype."""
+    columns = ("configuration", "quantity" if verbose else "worst", "error", "bound", "")
+    return columns, list(_rows(results, verbose))
 
 
-def _header(verbose: bool) -> Row:
-    return ("configuration", "quantity" if verbose else "worst", "error", "bound", "")
-
-
-def _lines(results: list[Result], verbose: bool) -> Iterator[str | Row]:
-    """The table: a heading for each cell and dtype, and the rows below it."""
+def _rows(results: list[Result], verbose: bool) -> Iterator[Row]:
     last = ""
     for result in results:
         heading = f"{result.case.cell} {result.case.dtype}"
@@ -177,38 +176,8 @@ def _lines(results: list[Result], verbose: bool) -> Iterator[str | Row]:
                 yield (f"  {quantity.shape}", *_figures(quantity), "" if quantity.ok else "FAILED")
 
 
-def _figures(quantity: Quantity) -> Row:
+def _figures(quantity: Quantity) -> tuple[str, str, str]:
     return (quantity.name, f"{quantity.error:.1e}", f"{quantity.bound:.1e}")
-
-
-def _show_table(show: Display, header: Row, lines: list[str | Row]) -> None:
-    if isinstance(show, RichDisplay):
-        _show_rich_table(show, header, lines)
-        return
-    rows = [header, *(line for line in lines if not isinstance(line, str))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for line in (header, *lines):
-        if isinstance(line, str):
-            show.say(f"\n{line}")
-        else:
-            show.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _show_rich_table(show: RichDisplay, header: Row, lines: list[str | Row]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
-    for title in header:
-        table.add_column(title, overflow="fold")
-    for line in lines:
-        if isinstance(line, str):
-            table.add_row()
-            table.add_row(Text(line, style="bold cyan"))
-        else:
-            styles = ("", "", "", "dim", "bold red" if line[-1] == "FAILED" else "green")
-            table.add_row(*map(Text, line, styles))
-    show.console.print(table)
 
 
 def _numbers_of_threads(asked: int | None) -> list[int]:
@@ -225,7 +194,7 @@ def _machine(threads: Sequence[int]) -> Iterator[str]:
     import numba
     from numba.core.registry import cpu_target
 
-    from .kernels.target import vector_unit
+    from fastrnn.kernels.target import vector_unit
 
     versions = f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
     yield f"{versions}, Numba {numba.__version__}, {platform.system()} {platform.machine()}"
@@ -236,7 +205,7 @@ def _machine(threads: Sequence[int]) -> Iterator[str]:
 
 
 def _gpu() -> Iterator[str]:
-    from .kernels.cuda.launch import device_description
+    from fastrnn.kernels.cuda.launch import device_description
 
     yield f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
     yield f"GPU {device_description()}"
@@ -244,9 +213,3 @@ def _gpu() -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _threads(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {value!r}")
-    return int(value)

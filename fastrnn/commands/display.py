@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-Rows = Sequence[Sequence[str]]
+Row = str | Sequence[str]  # of a table: a heading of the rows below it, or its cells
+Rows = Sequence[Row]
 Report = Callable[[float, str, float], None]  # (fraction done, figures to show, seconds left)
 
 _BAR = 30  # columns
 _REDRAW = 0.1  # seconds
+_COLOURS = {"ok": "green", "FAILED": "bold red"}  # of cells that say so
 _LINES = 10  # how many lines a training prints where lines cannot be drawn over
 
 
@@ -38,7 +40,10 @@ class Display(Protocol):
         """A text as it is."""
 
     def table(self, title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> None:
-        """A table whose first columns, of words, are set to the left, the others, of numbers, to the right."""
+        """A table whose first columns, of words, are set to the left, the others, of numbers, to the right.
+
+        The title may be "", for none.
+        """
 
     def live(self) -> AbstractContextManager["LiveTable"]:
         """A table that changes while it stands at the bottom, and lines above it."""
@@ -104,14 +109,19 @@ class PlainDisplay:
             self.say(f"  | {line}".rstrip())
 
     def table(self, title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> None:
-        self.say(f"\n{title}")
-        widths = [max(len(row[k]) for row in (columns, *rows)) for k in range(len(columns))]
+        self.say(f"\n{title}" if title else "")
+        of_cells = [columns, *(row for row in rows if not isinstance(row, str))]
+        widths = [max(map(len, column)) for column in zip(*of_cells, strict=True)]
+        margin = "  " if title else ""
         for row in (columns, *rows):
+            if isinstance(row, str):
+                self.say(f"\n{margin}{row}")
+                continue
             cells = [
                 cell.ljust(width) if k < words else cell.rjust(width)
                 for k, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
-            self.say(f"  {'  '.join(cells)}".rstrip())
+            self.say(f"{margin}{'  '.join(cells)}".rstrip())
 
     @contextmanager
     def live(self) -> Iterator[LiveTable]:
@@ -258,19 +268,29 @@ class _RichLive:
         for number in range(len(columns) - 1, 0, -1):  # the last ones go where words would be cut off
             if console.measure(table, options=unlimited).minimum <= console.width:
                 break
-            table = _rich_table(title, columns[:number], [row[:number] for row in rows])
+            table = _rich_table(title, columns[:number], [_first(row, number) for row in rows])
         self.live.update(table)
+
+
+def _first(row: Row, number: int) -> Row:
+    """So many cells."""
+    return row if isinstance(row, str) else row[:number]
 
 
 def _rich_table(title: str, columns: Sequence[str], rows: Rows, words: int = 1) -> "RenderableType":
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for k, column in enumerate(columns):
         # folded, for a number that is cut off would be another
         justify: Literal["left", "right"] = "left" if k < words else "right"
         table.add_column(escape(column), justify=justify, header_style="dim", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        if isinstance(row, str):
+            table.add_row()
+            table.add_row(Text(row, style="bold cyan"))
+        else:
+            table.add_row(*[Text(cell, style=_COLOURS.get(cell, "")) for cell in row])
     return table

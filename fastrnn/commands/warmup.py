@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .check_cases import CELLS, DTYPES, Case
-from .layers import Recurrent
+from fastrnn.check_cases import CELLS, DTYPES, Case
+from fastrnn.layers import Recurrent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _warm_up(arguments: argparse.Namespace) -> str | None:
     """Compile, and say so; what stands in the way, if anything does."""
     start = time.perf_counter()
-    from .kernels import compiled, disk_cache
+    from fastrnn.kernels import compiled, disk_cache
 
     problem = _no_folder(compiled.cache_folder())
     if problem:
@@ -70,7 +70,7 @@ def _no_folder(folder: Path | None) -> str | None:
 
 def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], object]]]:
     """What to run, each with a title: together they call for every kernel that the options ask for."""
-    from .kernels import compiled
+    from fastrnn.kernels import compiled
 
     yield "threads", compiled.together
     yield "lengths", partial(compiled.kernel, "copying")
@@ -92,7 +92,7 @@ def _train(layer: Recurrent, x: np.ndarray) -> None:
 
 
 def _diagnose(layer: Recurrent, x: np.ndarray) -> None:
-    from . import diagnostics
+    from fastrnn import diagnostics
 
     diagnostics.gradient_flow(layer, x)
 
