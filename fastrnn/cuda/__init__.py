@@ -11,12 +11,12 @@ from . import requirements
 if TYPE_CHECKING:
     from fastrnn.layers import Recurrent
 
-    from .network import Network
+    from .network import DeviceNetwork
 
 
-def make_network(owner: "Recurrent") -> "Network":
+def make_network(owner: "Recurrent") -> "DeviceNetwork":
     """What does the work of the layer `owner`. RuntimeError, saying what is missing, where that cannot be."""
     requirements.check()
-    from .network import Network
+    from .network import DeviceNetwork
 
-    return Network(owner)
+    return DeviceNetwork(owner)

@@ -11,13 +11,13 @@ from .arrays import Array
 from .kinds import Kind, same_kind
 
 if TYPE_CHECKING:
-    from .network import Network
+    from .network import DeviceNetwork
 
 
 class DeviceLayout(Layout):
     """Arguments of any kind come as arrays of the library of `kind`, in place, and are checked as NumPy arrays are."""
 
-    def __init__(self, network: Network, kind: Kind) -> None:
+    def __init__(self, network: DeviceNetwork, kind: Kind) -> None:
         network.check_device(kind.arrays)
         self._kind = kind
         super().__init__([layer.layout for layer in network.layers], network.batch_first, network.dtype)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .stream import DeviceStream
 
 
-class Network:
+class DeviceNetwork:
     """What a layer with device="cuda" hands its work to, as `fastrnn.network.Network`."""
 
     def __init__(self, owner: Recurrent) -> None:
@@ -178,7 +178,7 @@ class DeviceBackward:
 
     def __init__(
         self,
-        network: Network,
+        network: DeviceNetwork,
         kind: Kind,
         layout: DeviceLayout,
         saved: _SavedLayers,
