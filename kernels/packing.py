@@ -6,7 +6,7 @@ lanes), zeros for units that are not there. A row of biases is such a matrix, of
 """
 
 from .simd import ELEMENTS, lanes_of, vectors
-from .tile import transpose
+from .transposing import transpose
 from .words import load_word, quotient, smaller
 from .workers import share
 

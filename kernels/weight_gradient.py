@@ -16,7 +16,8 @@ from .calls import call
 from .formula import scratch_access
 from .options import OPTIONS
 from .simd import lanes_of, vectors
-from .tile import tallest, transpose, widest
+from .tile import tallest, widest
+from .transposing import transpose
 from .words import larger, load_word, smaller
 from .workers import share
 
