@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch_pairs import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run from the repository, never installed
 
@@ -17,7 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def threads_as_before():
-    torch = pytest.importorskip("torch")
     ours, theirs = fastrnn.get_num_threads(), torch.get_num_threads()
     yield
     fastrnn.set_num_threads(ours)

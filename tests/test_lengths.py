@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from conftest import (
     DTYPES,
     KINDS,
@@ -275,6 +274,7 @@ def test_memory_serves_again_for_fewer_rows():
 
 @pytest.mark.parametrize("kind", ["lstm", "lstmp", "gru", "rnn_tanh", "rnn_relu"])
 def test_pytorch_computes_the_same_from_its_packed_sequences(kind):
+    torch = pytest.importorskip("torch")
     layer = make_layer(kind, I, H, dtype="float64", bidirectional=True, num_layers=2)
     options = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
     if kind == "lstmp":
@@ -355,6 +355,7 @@ def test_an_empty_batch_has_empty_lengths():
 
 
 def test_rows_are_packed_as_pytorch_packs_them():
+    torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((T, len(LENGTHS), 3))
     kept = [row for row, length in enumerate(LENGTHS) if length]
     expected = torch.nn.utils.rnn.pack_padded_sequence(
