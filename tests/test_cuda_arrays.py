@@ -61,3 +61,29 @@ def test_a_launch_of_few_blocks_is_no_reason_to_warn():
         for step in range(2):
             launch(kernel, 1, 32, 0, (step,))
     assert launched == [((1, 32, 0, 0), (0,)), ((1, 32, 0, 0), (1,))]
+
+
+def test_a_plan_takes_no_shared_memory_from_another_plan_of_the_same_kernel(monkeypatch):
+    """A launch fails if it asks for more than the kernel was last given, and a loop that is kept does not ask again."""
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    from fastrnn.kernels.cuda import launch
+    from fastrnn.kernels.cuda.plan import DeviceLimits, Patch, divide
+    from numba.cuda import types
+    from numba.cuda.cudadrv import driver
+
+    limits = DeviceLimits(132, 227 << 10, 1 << 16)
+    patch = Patch(256, 8, 4, 4)
+    plans = [divide([(1, hidden, 4 * hidden)], 128, patch) for hidden in (1024, 128)]
+    assert plans[0].shared_bytes > plans[1].shared_bytes
+    given = []
+    function = SimpleNamespace(handle="kernel", device=SimpleNamespace(id=0))
+    compiled = SimpleNamespace(
+        library=SimpleNamespace(get_cufunc=lambda: function), max_cooperative_grid_blocks=lambda *_: 132
+    )
+    kernel = SimpleNamespace(compile=lambda signature: None, overloads={(types.int64, types.int64): compiled})
+    set_attribute = SimpleNamespace(cuKernelSetAttribute=lambda _, value, *where: given.append(value))
+    monkeypatch.setattr(driver, "driver", set_attribute)
+    monkeypatch.setattr(launch, "device_limits", lambda: limits)
+    for plan in plans:
+        launch.make_room(kernel, plan)
+        assert given[-1] >= max(plan.shared_bytes for plan in plans)

@@ -69,7 +69,11 @@ def patches() -> Sequence[Patch]:
 
 
 def make_room(kernel, plan: Plan) -> None:
-    """Let a persistent kernel have the plan's shared memory; RuntimeError if not all its blocks fit on the device."""
+    """Let a persistent kernel have the plan's shared memory; RuntimeError if not all its blocks fit on the device.
+
+    Plans of other sizes launch the same kernel, and may already have: it may have all that a block can get, so that
+    none takes away what another was given.
+    """
     if SIMULATED:
         return
     from numba.cuda import types
@@ -80,7 +84,7 @@ def make_room(kernel, plan: Plan) -> None:
     compiled = kernel.overloads[signature]
     function = compiled.library.get_cufunc()
     attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(attribute, plan.shared_bytes, function.handle, function.device.id)
+    driver.cuKernelSetAttribute(attribute, device_limits().shared_bytes, function.handle, function.device.id)
     most = compiled.max_cooperative_grid_blocks(plan.patch.threads, plan.shared_bytes)
     if plan.blocks > most:
         raise RuntimeError(f"the persistent kernel needs {plan.blocks} blocks at once, and the GPU holds {most}")
