@@ -44,6 +44,20 @@ def test_pytorch_waits_for_the_stream_that_an_array_names(writing, monkeypatch):
     assert waited_for == ([] if writing is None else ["stream 7"])
 
 
+def test_pytorch_does_not_wait_for_the_gpu_to_write_words(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: ("pinned", tensor.tolist()))
+    copies = []
+    words = SimpleNamespace(copy_=lambda host, non_blocking: copies.append((host, non_blocking)))
+    library("torch").set_words(words, np.arange(3))
+    assert copies == [(("pinned", [0, 1, 2]), True)]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="cannot be part of a CUDA graph that its caller captures"):
+        library("torch").set_words(words, np.arange(3))
+    assert len(copies) == 1
+
+
 def test_a_launch_of_few_blocks_is_no_reason_to_warn():
     pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
     from fastrnn.kernels.cuda.launch import launch

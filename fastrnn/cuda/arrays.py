@@ -201,6 +201,14 @@ class TorchArrays(Arrays):
     def from_host(self, array: np.ndarray) -> Array:
         return self._torch.from_numpy(array).to(self._device)
 
+    def set_words(self, words: Array, values: np.ndarray) -> None:
+        host = self._torch.from_numpy(values)
+        if self._device != "cpu":
+            if self._torch.cuda.is_current_stream_capturing():  # a replay would find other words there
+                raise RuntimeError("a layer's call cannot be part of a CUDA graph that its caller captures")
+            host = host.pin_memory()  # a copy from elsewhere waits for all work on the stream
+        words.copy_(host, non_blocking=True)
+
     def shared(self, array: Any) -> Array:
         if hasattr(array, "__dlpack__"):
             return self._torch.from_dlpack(array)
