@@ -144,14 +144,15 @@ def test_a_barrier_that_is_not_met_is_an_error(plans, monkeypatch):
 # Streams
 
 
+@pytest.mark.parametrize("number", [4, 12])  # a layer keeps the loops of four, and replays their captured graphs
 @pytest.mark.parametrize("path", ["plain", "persistent"])
-def test_streams_beside_each_other(path, plans):
+def test_streams_beside_each_other(path, number, plans):
     layer = make_layer("gru", 16, 256, num_layers=2, device="cuda", backend=path)
-    inputs = [torch.randn(200, 4, 16, device="cuda") for _ in range(12)]
+    inputs = [torch.randn(200, 4, 16, device="cuda") for _ in range(number)]
     expected = [layer(x)[0].clone() for x in inputs]
     torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in range(12)]
-    for _ in range(4):
+    streams = [torch.cuda.Stream() for _ in range(number)]
+    for _ in range(6):
         found = []
         for stream, x in zip(streams, inputs, strict=True):
             with torch.cuda.stream(stream):

@@ -1,11 +1,14 @@
 """What device="cuda" asks of the array libraries, where there is no GPU: which arrays it takes, and when it waits."""
 
+import contextlib
+import gc
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fastrnn.cuda.arrays import TorchArrays
 from fastrnn.cuda.kinds import kind_of, library
 
 
@@ -56,6 +59,42 @@ def test_pytorch_does_not_wait_for_the_gpu_to_write_words(monkeypatch):
     with pytest.raises(RuntimeError, match="cannot be part of a CUDA graph that its caller captures"):
         library("torch").set_words(words, np.arange(3))
     assert len(copies) == 1
+
+
+def test_graphs_that_live_together_are_captured_on_streams_of_their_own(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba_cuda", reason="Numba-CUDA is not installed")
+    from fastrnn.kernels.cuda import launch
+
+    done, streams = [], iter("abc")
+
+    class Graph:
+        def reset(self):
+            done.append("reset")
+
+    @contextlib.contextmanager
+    def capturing(graph, stream, capture_error_mode):
+        done.append(stream)
+        yield
+
+    monkeypatch.setattr(launch, "new_stream", lambda: next(streams))
+    for name, value in (("CUDAGraph", Graph), ("graph", capturing), ("ExternalStream", str)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    arrays = TorchArrays()
+
+    def fail():
+        raise MemoryError
+
+    first, second = (arrays.capture(lambda: done.append("run")) for _ in range(2))
+    assert done == ["a", "run", "b", "run"]
+    del first
+    with pytest.raises(MemoryError):
+        arrays.capture(fail)
+    gc.collect()
+    third = arrays.capture(lambda: None)
+    assert done[4:] == ["reset", "a", "c"]  # "a" was taken, and is in no known state
+    assert second is not third
 
 
 def test_a_launch_of_few_blocks_is_no_reason_to_warn():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.kernels.cuda.planes import wide
+from fastrnn.kernels.locks import Lock
 
 Array = Any  # of one of the libraries
 
@@ -180,6 +181,8 @@ class TorchArrays(Arrays):
 
         self._torch = torch
         self._device = device
+        self._capturing = Lock()  # PyTorch captures one graph at a time
+        self._capture_streams: dict[int, list[Any]] = {}  # of each GPU, those that no graph has
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
         with self._torch.inference_mode(False):  # memory that stays is also written to outside of that mode
@@ -238,10 +241,37 @@ class TorchArrays(Arrays):
         return (self._torch.OutOfMemoryError,)
 
     def capture(self, run: Any) -> Any:
-        graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on allocating
+        with self._capturing:
+            return _TorchGraph(self._torch.cuda, run, self._capture_streams.setdefault(self.current_device(), []))
+
+
+class _TorchGraph:
+    """A captured graph.
+
+    As long as it lives it has the stream that it is captured on for itself. On one stream PyTorch gives cuBLAS the same
+    scratch memory in all captures: two such graphs would disturb each other where they are replayed side by side, and
+    the memory goes with the first of them (pytorch/pytorch#193402).
+    """
+
+    def __init__(self, cuda: Any, run: Any, free_streams: list[Any]) -> None:
+        from fastrnn.kernels.cuda.launch import new_stream
+
+        self._free_streams = free_streams
+        self._stream = None  # known once the capture is whole
+        stream = free_streams.pop() if free_streams else cuda.ExternalStream(new_stream())
+        self._graph = cuda.CUDAGraph()
+        # other threads may go on allocating
+        with cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             run()
-        return graph
+        self._stream = stream
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+    def __del__(self) -> None:
+        if self._stream is not None:
+            self._graph.reset()
+            self._free_streams.append(self._stream)
 
 
 class NumpyArrays(_AsNumpy):

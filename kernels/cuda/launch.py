@@ -26,6 +26,13 @@ def launch(kernel, blocks, threads: int, stream: int, arguments: tuple[int, ...]
         _configured(kernel, blocks, threads, stream, shared_bytes)(*arguments)
 
 
+def new_stream() -> int:
+    """The address of a new stream, which does not wait for the default one and is never destroyed."""
+    from numba.cuda.cudadrv.driver import binding, driver
+
+    return int(driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+
+
 def wait_for_device() -> None:
     """Until all work on the current device is done, of every library and stream."""
     cuda.synchronize()
