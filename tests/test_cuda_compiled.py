@@ -34,6 +34,7 @@ def test_a_gate_kernel(cell, forward, number, dtype, all_of_it, tmp_path):
     assert not cooperative
     for capability, text in texts.items():
         assert_alone_and_precise(text, dtype)
+        assert_nothing_is_looked_up_between_stores(Flow(text))
         resources = assembled(text, capability, tmp_path)
         assert resources.spilled_bytes == resources.stack_bytes == resources.static_shared_bytes == 0
         # at least four blocks on a multiprocessor, to hide each other's waiting
@@ -74,6 +75,15 @@ def assert_alone_and_precise(text, dtype):
     assert not re.search(r"div\.(approx|full)|sqrt\.approx|tanh\.approx", text)
     if dtype != "float64":
         assert not re.search(r"\.f64 ", text)
+
+
+def assert_nothing_is_looked_up_between_stores(flow):
+    """All words of the table are read before the first number is written, so that none waits for the one before."""
+    words, stores = flow.numbers(r"ld\.global\.u64"), flow.numbers(r"st\.global")
+    assert words
+    assert stores
+    for store in stores:
+        assert not set(words) & flow.reachable(store, "nothing")
 
 
 def assert_other_blocks_are_waited_for(flow):

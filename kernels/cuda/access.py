@@ -62,33 +62,48 @@ def planes_reader(run: Pass, planes: Sequence[str], dtype: str, has_bias: bool) 
     return device(lambda table, step, row, unit: (first(table, step, row, unit), *others(table, step, row, unit)))
 
 
-def planes_writer(run: Pass, planes: Sequence[tuple[int, str]], dtype: str) -> Callable:
-    """write(table, step, row, unit, values): number `i` of the tuple to the plane, for each (i, plane) given."""
+def planes_locator(run: Pass, planes: Sequence[str], dtype: str) -> Callable:
+    """locate(table, step, row, unit): a tuple of the addresses of one number of each plane.
+
+    For all planes before the first is written: to the compiler a store may change the table, and so each number would
+    wait until the table is read once more.
+    """
     if not planes:
-        return device(lambda table, step, row, unit, values: None)
-    (number, plane), *rest = planes
-    index, kind = run.planes.index(plane), stored(plane, dtype)
-    size, store = ITEMSIZE[kind], storer(kind)
-    others = planes_writer(run, rest, dtype)
+        return device(lambda table, step, row, unit: ())
+    index, size = run.planes.index(planes[0]), ITEMSIZE[stored(planes[0], dtype)]
+    others = planes_locator(run, planes[1:], dtype)
 
     @device
-    def write(table, step, row, unit, values):
-        store(place(table, index, step, row) + unit * size, values[number])
-        others(table, step, row, unit, values)
+    def locate(table, step, row, unit):
+        return (place(table, index, step, row) + unit * size, *others(table, step, row, unit))
+
+    return locate
+
+
+def planes_writer(planes: Sequence[tuple[int, str]], dtype: str, position: int = 0) -> Callable:
+    """write(addresses, values): number `i` of the tuple to the plane, for each (i, plane) given."""
+    if position == len(planes):
+        return device(lambda addresses, values: None)
+    number, plane = planes[position]
+    store, others = storer(stored(plane, dtype)), planes_writer(planes, dtype, position + 1)
+
+    @device
+    def write(addresses, values):
+        store(addresses[position], values[number])
+        others(addresses, values)
 
     return write
 
 
-def planes_fetcher(run: Pass, planes: Sequence[str], dtype: str) -> Callable:
-    """fetch(table, step, row, unit): bring one number of each plane nearer, for a read to come."""
-    if not planes:
-        return device(lambda table, step, row, unit: None)
-    index, size = run.planes.index(planes[0]), ITEMSIZE[stored(planes[0], dtype)]
-    others = planes_fetcher(run, planes[1:], dtype)
+def fetcher(planes: int, position: int = 0) -> Callable:
+    """fetch(addresses): bring the number at each of so many addresses nearer, for a read to come."""
+    if position == planes:
+        return device(lambda addresses: None)
+    others = fetcher(planes, position + 1)
 
     @device
-    def fetch(table, step, row, unit):
-        prefetch(place(table, index, step, row) + unit * size)
-        others(table, step, row, unit)
+    def fetch(addresses):
+        prefetch(addresses[position])
+        others(addresses)
 
     return fetch

@@ -4,7 +4,7 @@ from functools import cache
 
 from numba import cuda
 
-from .access import planes_reader, planes_writer
+from .access import planes_locator, planes_reader, planes_writer
 from .planes import passes
 from .target import SIMULATED, device, kernel
 
@@ -35,7 +35,8 @@ def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool,
     read = planes_reader(run, stage.reads, dtype, has_bias)
     written = list(enumerate(run.writes(number, saving)))
     written += [(n, operand) for n, plane in written for operand in run.operand_of(plane)]
-    write = planes_writer(run, written, dtype)
+    locate = planes_locator(run, [plane for _, plane in written], dtype)
+    write = planes_writer(written, dtype)
     add = product_adder(len(stage.begins), len(sums))
     activate, finish = device(stage.activate), device(stage.finish)
 
@@ -46,7 +47,8 @@ def gate_kernel(cell: str, forward: bool, number: int, dtype: str, saving: bool,
         if unit < units:
             totals = add(read_begins(table, step, row, unit), read_sums(table, step, row, unit))
             values = read(table, step, row, unit)
-            write(table, step, row, unit, finish(*activate(*totals), *values))
+            addresses = locate(table, step, row, unit)
+            write(addresses, finish(*activate(*totals), *values))
 
     return gate
 

@@ -11,7 +11,7 @@ from functools import cache
 
 from numba import cuda
 
-from .access import planes_fetcher, planes_reader, planes_writer
+from .access import fetcher, planes_locator, planes_reader, planes_writer
 from .gate import product_adder
 from .geometry import (
     BATCH,
@@ -221,11 +221,13 @@ def _formula(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool) -
     read_begins = planes_reader(run, stage.begins, dtype, has_bias)
     read = planes_reader(run, stage.reads, dtype, has_bias)
     written = list(enumerate(run.writes(number, saving)))
-    write = planes_writer(run, written, dtype)
-    exchange = _exchange_writer(run, number, written, dtype)
+    locate = planes_locator(run, [plane for _, plane in written], dtype)
+    write = planes_writer(written, dtype)
+    exchanged = _exchanged(run, written)
+    locate_exchanged, exchange = _exchange_locator(exchanged, number, dtype), _exchange_writer(exchanged, dtype)
     biases = {bias.plane for bias in run.biases}
     streamed = [p for p in (*stage.begins, *stage.reads) if p not in biases and p not in WIDE and p != "zero"]
-    fetch = planes_fetcher(run, streamed, dtype)
+    locate_next, fetch = planes_locator(run, streamed, dtype), fetcher(len(streamed))
     add = product_adder(len(stage.begins), run.sums(number))
     activate, finish = device(stage.activate), device(stage.finish)
 
@@ -234,42 +236,57 @@ def _formula(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool) -
         totals = add(read_begins(table, step, row, unit), sums)
         values = read(table, step, row, unit)
         values = finish(*activate(*totals), *values)
-        write(table, step, row, unit, values)
-        exchange(geometry, step, row, unit, values)
+        exchange_addresses = locate_exchanged(geometry, step, row, unit)
+        addresses = locate(table, step, row, unit)
+        exchange(exchange_addresses, values)
+        write(addresses, values)
         if step + 1 < load_word(geometry + STEPS * WORD):
-            fetch(table, step + 1, row, unit)
+            fetch(locate_next(table, step + 1, row, unit))
 
     return apply
 
 
-def _exchange_writer(run: Pass, number: int, written: Sequence[tuple[int, str]], dtype: str) -> Callable:
-    """write(geometry, step, row, unit, values): for the other blocks, each value that a stage multiplies."""
-    found = [
+def _exchanged(run: Pass, written: Sequence[tuple[int, str]]) -> list[tuple[int, int, int]]:
+    """(number of the value, stage, position in its operand) of each value that a stage multiplies."""
+    return [
         (value, n, stage.operand.index(name))
         for value, plane in written
         for name in ("h_prev" if run.forward and plane == "h" else plane,)
         for n, stage in enumerate(run.stages)
         if name in stage.operand
     ]
-    return _exchange_writers(found, number, dtype)
 
 
-def _exchange_writers(found: list[tuple[int, int, int]], number: int, dtype: str) -> Callable:
-    if not found:
-        return device(lambda geometry, step, row, unit, values: None)
-    (value, target, position), *rest = found
+def _exchange_locator(exchanged: list[tuple[int, int, int]], number: int, dtype: str) -> Callable:
+    """locate(geometry, step, row, unit): a tuple of the addresses of each of these values of stage `number`."""
+    if not exchanged:
+        return device(lambda geometry, step, row, unit: ())
+    (_, target, position), *rest = exchanged
     exchange_at, depth_at, width_at = (word_of(target, s) for s in (Stage.EXCHANGE, Stage.DEPTH, Stage.WIDTH))
     later = 0 if target > number else 1  # a later stage of this step reads it, or the next step
-    size, store = ITEMSIZE[dtype], exchange_storer(dtype)
-    others = _exchange_writers(rest, number, dtype)
+    size, others = ITEMSIZE[dtype], _exchange_locator(rest, number, dtype)
 
     @device
-    def write(geometry, step, row, unit, values):
+    def locate(geometry, step, row, unit):
         depth = load_word(geometry + depth_at)
         batch = load_word(geometry + BATCH * WORD)
         place = ((step + later) % 2 * batch + row) * depth + position * load_word(geometry + width_at) + unit
-        store(load_word(geometry + exchange_at) + place * size, values[value])
-        others(geometry, step, row, unit, values)
+        return (load_word(geometry + exchange_at) + place * size, *others(geometry, step, row, unit))
+
+    return locate
+
+
+def _exchange_writer(exchanged: list[tuple[int, int, int]], dtype: str, position: int = 0) -> Callable:
+    """write(addresses, values): for the other blocks."""
+    if position == len(exchanged):
+        return device(lambda addresses, values: None)
+    value, store = exchanged[position][0], exchange_storer(dtype)
+    others = _exchange_writer(exchanged, dtype, position + 1)
+
+    @device
+    def write(addresses, values):
+        store(addresses[position], values[value])
+        others(addresses, values)
 
     return write
 
