@@ -35,6 +35,10 @@ def test_every_element_of_the_matrix_has_one_place_on_the_chip(run, device):
             assert stage.groups * stage.slices <= plan.patch.threads
             assert stage.slices * stage.columns_needed >= stage.depth
             assert stage.padded >= stage.slices * plan.patch.columns
+            assert (stage.team - 1) * stage.share < stage.slices <= stage.team * stage.share
+            assert stage.team == 1 or stage.team * stage.sum_floats <= plan.patch.threads
+            # from row to row: no two of 32 threads in a row of them meet the same of 32 banks
+            assert stage.partial_floats // stage.sum_floats % 2 == 1
         # no block is without work in every stage
         assert any((plan.blocks - 1) * stage.block_units < stage.units for stage in plan.stages)
 

@@ -8,7 +8,7 @@ from .plan import Plan
 # of the whole kernel
 STEPS, BATCH, BLOCKS, COUNTER, STATUS, PATIENCE, DELAY, PARTIAL, SUMS = range(9)
 FIRST_STAGE = 9
-STAGE_WORDS = 16
+STAGE_WORDS = 17
 
 
 class Stage(IntEnum):
@@ -29,6 +29,8 @@ class Stage(IntEnum):
     WEIGHTS = 12  # where in shared memory the columns beyond the registers begin
     EXCHANGE = 13  # address of the operand's two buffers, each (B, depth)
     WIDTH = 14  # of each plane in the operand
+    TEAM = 15  # threads that add up the parts of one sum
+    SHARE = 16  # of each of them
 
 
 class Matrix(NamedTuple):
@@ -78,6 +80,8 @@ def words(
         row[Stage.WEIGHTS] = weights
         row[Stage.EXCHANGE] = exchange
         row[Stage.WIDTH] = width
+        row[Stage.TEAM] = stage.team
+        row[Stage.SHARE] = stage.share
         found += row
         weights += stage.matrix_floats
     return found

@@ -36,7 +36,6 @@ from .target import (
     device,
     exchange_loader,
     exchange_storer,
-    from_plain,
     gatherer,
     kernel,
     load_word,
@@ -134,14 +133,14 @@ def _stage(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool, pat
     padded_at, rows_at, weights_at, exchange_at = (
         word_of(number, s) for s in (Stage.PADDED, Stage.ROWS, Stage.WEIGHTS, Stage.EXCHANGE)
     )
+    team_at, share_at = word_of(number, Stage.TEAM), word_of(number, Stage.SHARE)
     threads, patch_rows, columns, tile = patch
     sums, size = run.sums(number), ITEMSIZE[dtype]
     load_patch, load, load_zero = patch_loader(dtype, patch_rows, columns, sums), loader(dtype), zero(dtype)
     load_operand = exchange_loader(dtype)
     start_sums = zeros(dtype, tile * patch_rows)
     multiply, multiply_column = multiplier(dtype, patch_rows, columns, tile), column_multiplier(dtype, patch_rows, tile)
-    spread, gather = spreader(dtype, patch_rows, tile), gatherer(dtype, sums)
-    as_real = from_plain(dtype)
+    spread, gather, pick = spreader(dtype, patch_rows, tile), gatherer(dtype, sums), gatherer(dtype, 1)
     apply = _formula(run, number, dtype, saving, has_bias)
 
     @device
@@ -173,6 +172,7 @@ def _stage(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool, pat
         batch, depth = load_word(geometry + BATCH * WORD), load_word(geometry + depth_at)
         groups, slices = load_word(geometry + groups_at), load_word(geometry + slices_at)
         padded, rows = load_word(geometry + padded_at), load_word(geometry + rows_at)
+        team, share = load_word(geometry + team_at), load_word(geometry + share_at)
         partial, totals = load_word(geometry + PARTIAL * WORD), load_word(geometry + SUMS * WORD)
         block_units = load_word(geometry + block_units_at)
         first_unit = cuda.blockIdx.x * block_units
@@ -195,14 +195,22 @@ def _stage(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool, pat
                 for n in range(columns, load_word(geometry + needed_at)):
                     parts = multiply_column(parts, shared, weights, threads, column + n * slices, padded)
                     weights += patch_rows * threads
-                row_step = slices + 1  # one more than there are parts, so that threads meet different banks
+                row_step = slices | 1  # odd, so that threads meet different banks
                 spread(parts, shared, partial + group * patch_rows * row_step + column, row_step, rows * row_step)
             cuda.syncthreads()
+            for place in range(thread, tile * rows * team, threads):  # each thread of a row's team sums its share
+                n = place // (tile * rows)
+                start = partial + (place - n * tile * rows) * (slices | 1)
+                total = pick(shared, start + n * share)[0]
+                for part in range(n * share + 1, min((n + 1) * share, slices)):
+                    total = total + pick(shared, start + part)[0]
+                shared[start + n * share] = to_plain(total)
+            cuda.syncthreads()
             for r in range(thread, tile * rows, threads):
-                place = partial + r * (slices + 1)
-                total = as_real(shared[place])
-                for n in range(1, slices):
-                    total = total + as_real(shared[place + n])
+                start = partial + r * (slices | 1)
+                total = pick(shared, start)[0]
+                for n in range(1, team):
+                    total = total + pick(shared, start + n * share)[0]
                 shared[totals + r] = to_plain(total)
             cuda.syncthreads()
             for place in range(thread, tile * block_units, threads):

@@ -37,6 +37,7 @@ _FLOAT = 4  # bytes
 _BARRIER = 1100  # arriving at a counter in the second-level cache and seeing the others' arrival
 _EXCHANGE = 900  # a round trip to that cache
 _BLOCK_SYNC = 40
+_PART = 20  # from one part of a sum in shared memory to the next, as the compiled loop has it
 _LAUNCH = 4500  # one kernel of a replayed graph after the other
 _MULTIPLY_ADDS = 128  # a multiprocessor, in one cycle
 _CACHE_BYTES = 32  # from the second-level cache to one multiprocessor, in one cycle
@@ -76,6 +77,17 @@ class StagePlan:
         return self.patch.threads // self.groups
 
     @property
+    def share(self) -> int:
+        """How many parts of a sum, one from each slice, one thread adds up: as few as threads allow."""
+        team = max(1, min(self.patch.threads // self.sum_floats, self.slices))
+        return -(-self.slices // team)
+
+    @property
+    def team(self) -> int:
+        """How many threads do that for one sum."""
+        return -(-self.slices // self.share)
+
+    @property
     def columns_needed(self) -> int:
         return -(-self.depth // self.slices)
 
@@ -98,7 +110,7 @@ class StagePlan:
 
     @property
     def partial_floats(self) -> int:
-        return self.patch.batch * self.rows * (self.slices + 1)
+        return self.patch.batch * self.rows * (self.slices | 1)  # from row to row in it an odd number of banks
 
     @property
     def sum_floats(self) -> int:
@@ -147,8 +159,9 @@ class Plan:
             columns = self.patch.columns + stage.shared_columns
             multiply = columns * self.patch.rows * self.patch.batch * self.patch.threads / _MULTIPLY_ADDS
             load = self.patch.batch * stage.depth * _FLOAT / _CACHE_BYTES
-            reduce = -(-stage.sum_floats // self.patch.threads) * stage.slices * 2
-            cycles += _EXCHANGE + tiles * (multiply + load + reduce + 3 * _BLOCK_SYNC)
+            parts = stage.share + stage.team if stage.sum_floats <= self.patch.threads else stage.slices
+            reduce = -(-stage.sum_floats // self.patch.threads) * parts * _PART
+            cycles += _EXCHANGE + tiles * (multiply + load + reduce + 4 * _BLOCK_SYNC)
             cycles += _BARRIER if self.blocks > 1 else _BLOCK_SYNC
         return cycles
 
