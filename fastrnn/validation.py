@@ -199,6 +199,8 @@ def _host_copy(value: Any, dtype: np.dtype) -> np.ndarray:
     if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 for it, whose numbers are float32's
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()  # its __array__ is NumPy 1's
+    elif hasattr(value, "copy_to_host"):  # an array of Numba's on a GPU
+        value = value.copy_to_host()
     elif hasattr(value, "__cuda_array_interface__"):  # a CuPy array
         value = value.get()
     return np.asarray(value).astype(dtype)

@@ -17,16 +17,24 @@ INSTALL = re.escape("pip install -e '.[cuda]'")
 
 
 class Driver:
-    """The two functions of the driver that are asked."""
+    """The functions of the driver that are asked."""
 
-    def __init__(self, status, devices):
-        self.status, self.devices = status, devices
+    def __init__(self, status, devices, version=13000, capabilities=((9, 0), (9, 0))):
+        self.status, self.devices, self.version, self.capabilities = status, devices, version, capabilities
 
     def cuInit(self, flags):
         return self.status
 
     def cuDeviceGetCount(self, number):
         number._obj.value = self.devices
+        return 0
+
+    def cuDriverGetVersion(self, version):
+        version._obj.value = self.version
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capabilities[device][attribute - 75]
         return 0
 
 
@@ -53,6 +61,12 @@ def machine(monkeypatch):
         (None, (), f"needs an NVIDIA GPU and its driver, and libcuda.so.1 was not found.*then {INSTALL}"),
         (Driver(100, 0), (), r"needs an NVIDIA GPU, and the driver reports none \(status 100, 0 devices\)"),
         (Driver(0, 0), (), "needs an NVIDIA GPU, and the driver reports none"),
+        (Driver(0, 1, 11080), (), r"needs a driver for CUDA 12 or newer \(.*\), and found one for CUDA 11\.8"),
+        (
+            Driver(0, 2, capabilities=((5, 2), (6, 1))),
+            (),
+            r"needs a GPU of compute capability 7\.0 or newer, and the newest here has 6\.1",
+        ),
         (Driver(0, 1), (), f"needs Numba-CUDA, which is not installed: {INSTALL}"),
         (Driver(0, 1), ("numba_cuda",), f"needs CuPy or a PyTorch with CUDA, and found neither: {INSTALL}"),
     ],
@@ -66,7 +80,7 @@ def test_the_first_thing_missing_is_named_when_the_layer_is_made(driver, package
 
 
 def test_all_there(machine):
-    machine(Driver(0, 1), ("numba_cuda", "cupy"))
+    machine(Driver(0, 2, 12000, ((6, 1), (7, 0))), ("numba_cuda", "cupy"))
     requirements.check()
 
 

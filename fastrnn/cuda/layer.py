@@ -19,7 +19,8 @@ from .parameters import DeviceParameters
 from .persistent import PersistentLoop
 from .requirements import DoesNotFit
 
-_MOST_LOOPS = 8
+_MOST_LOOPS = 16  # kept: each direction, forward, saving and backward, for two sizes of batch are 12
+_FEW = 8  # steps, for which "auto" does not load the recurrent matrix into the multiprocessors, and then wait
 
 States = tuple[Array, ...]
 
@@ -41,6 +42,7 @@ class _Key(NamedTuple):
     forward: bool
     direction: int
     batch: int
+    short: bool  # whether it has few steps
     saving: bool
 
 
@@ -75,7 +77,7 @@ class CudaLayer:
         x_sums = [arrays.empty((T, B, G * H), self.dtype) for _ in range(D)]
         states_n = tuple([arrays.empty(s.shape, self.dtype) for s in states])
         y = arrays.empty((T, B, D * R), self.dtype) if D == 2 else memories[0].outputs
-        loops = [self._take(arrays, _Key(arrays.name, arrays.stream(), True, d, B, save)) for d in range(D)]
+        loops = [self._take(arrays, _Key(arrays.name, arrays.stream(), True, d, B, T < _FEW, save)) for d in range(D)]
         for d, (memory, (key, loop)) in enumerate(zip(memories, loops, strict=True)):
             weights = self.parameters.seen_by(arrays)[d]
             arrays.product(x.reshape(T * B, -1), weights["weight_ih"].T, x_sums[d].reshape(T * B, -1))
@@ -112,7 +114,7 @@ class CudaLayer:
         projected = [arrays.empty((T, B, R), self.dtype) for _ in range(D if "weight_hr" in gradients[0] else 0)]
         back = arrays.empty((B, R), self.dtype)
         dstates_0 = [arrays.empty((D, B, R), self.dtype)] + [arrays.empty((D, B, H), self.dtype) for _ in dc[:1]]
-        loops = [self._take(arrays, _Key(arrays.name, arrays.stream(), False, d, B, True)) for d in range(D)]
+        loops = [self._take(arrays, _Key(arrays.name, arrays.stream(), False, d, B, T < _FEW, True)) for d in range(D)]
         for d, (memory, (key, loop)) in enumerate(zip(saved.directions, loops, strict=True)):
             nothing = Place(arrays.address(zeros), 0, 0)
             planes = memory.planes() | {"dy": nothing, "dh_next": memory.plane(dh[d], 0, False)}
@@ -175,7 +177,7 @@ class CudaLayer:
             weights = self.parameters.seen_by(arrays)[key.direction]
             matrices = [self._matrix(run, stage, weights) for stage in run.stages]
             options = (arrays, run, matrices, key.batch, self.dtype, key.saving, "bias_ih" in weights)
-            plan = self._plan(run, key.batch)
+            plan = self._plan(run, key.batch, key.short)
             loop = Loop(*options) if plan is None else PersistentLoop(*options, plan)
         return key, loop
 
@@ -187,9 +189,9 @@ class CudaLayer:
                 self._idle.pop(next(iter(self._idle)))
             self._idle[key] = loop
 
-    def _plan(self, run: Pass, batch: int) -> Plan | None:
+    def _plan(self, run: Pass, batch: int, short: bool) -> Plan | None:
         """How the persistent path divides the work; None for the plain path."""
-        if self.path == "plain" or (self.path == "auto" and self.dtype != "float32"):
+        if self.path == "plain" or (self.path == "auto" and (self.dtype != "float32" or short)):
             return None
         choose = best_plan if self.path == "persistent" else faster_persistent
         plan = choose(run, self.hidden_size, self.output_size, batch, device_limits(), patches())

@@ -20,6 +20,7 @@ from .arrays import Array, Arrays
 _RUNS_BEFORE_CAPTURE = 2
 _LAUNCHES_WORTH_CAPTURE = 32
 # of different lengths
+_MOST_LAUNCHES_OF_GRAPH = 1 << 14  # each is a node, with memory of its own; a longer loop launches one by one
 _MOST_GRAPHS = 4
 
 
@@ -92,7 +93,7 @@ class Loop:
     def _worth_capture(self, steps: int) -> bool:
         if not self._arrays.can_capture or self._in_a_row < _RUNS_BEFORE_CAPTURE:
             return False
-        return 2 * steps * len(self._matrices) >= _LAUNCHES_WORTH_CAPTURE
+        return _LAUNCHES_WORTH_CAPTURE <= 2 * steps * len(self._matrices) <= _MOST_LAUNCHES_OF_GRAPH
 
     def _launch_all(self, steps: int) -> None:
         stream, table = self._arrays.stream(), self._arrays.address(self._table)

@@ -6,8 +6,13 @@ import ctypes
 import importlib.util
 import os
 import sys
+from typing import Any
 
 INSTALL = "pip install -e '.[cuda]'"
+_DRIVERS = "https://www.nvidia.com/drivers"
+_LEAST_DRIVER = 12000  # of CUDA 12, as `cuDriverGetVersion` has it; the packages of the extra need one for CUDA 13
+_LEAST_CAPABILITY = (7, 0)  # the grid's barrier uses that memory model; packages for CUDA 13 compile from 7.5 on
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
 class CudaUnavailable(RuntimeError):
@@ -24,7 +29,7 @@ def simulated() -> bool:
 
 
 def check() -> None:
-    """CudaUnavailable, naming the first thing that is missing: a driver, a GPU, Numba-CUDA, CuPy or PyTorch."""
+    """CudaUnavailable, naming the first thing that is missing or too old: driver, GPU, Numba-CUDA, CuPy or PyTorch."""
     if simulated():
         _check_package("numba_cuda", "Numba-CUDA")
         return
@@ -60,7 +65,7 @@ def _check_gpu() -> None:
     except OSError:
         raise CudaUnavailable(
             f'device: "cuda" needs an NVIDIA GPU and its driver, and {library} was not found. '
-            f"With a GPU, install its driver (https://www.nvidia.com/drivers), then {INSTALL}"
+            f"With a GPU, install its driver ({_DRIVERS}), then {INSTALL}"
         ) from None
     number = ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
@@ -68,3 +73,26 @@ def _check_gpu() -> None:
         raise CudaUnavailable(
             f'device: "cuda" needs an NVIDIA GPU, and the driver reports none (status {status}, {number.value} devices)'
         )
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < _LEAST_DRIVER:
+        raise CudaUnavailable(
+            f'device: "cuda" needs a driver for CUDA {_LEAST_DRIVER // 1000} or newer ({_DRIVERS}), and found one for '
+            f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+        )
+    newest = max(_capability(driver, device) for device in range(number.value))
+    if newest < _LEAST_CAPABILITY:
+        raise CudaUnavailable(
+            f'device: "cuda" needs a GPU of compute capability {_LEAST_CAPABILITY[0]}.{_LEAST_CAPABILITY[1]} or newer, '
+            f"and the newest here has {newest[0]}.{newest[1]}"
+        )
+
+
+def _capability(driver: Any, device: int) -> tuple[int, int]:
+    """The compute capability of that GPU; of one that does not say, the least."""
+    found = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return _LEAST_CAPABILITY
+        found.append(value.value)
+    return found[0], found[1]

@@ -41,6 +41,7 @@ _PART = 20  # from one part of a sum in shared memory to the next, as the compil
 _LAUNCH = 4500  # one kernel of a replayed graph after the other
 _MULTIPLY_ADDS = 128  # a multiprocessor, in one cycle
 _CACHE_BYTES = 32  # from the second-level cache to one multiprocessor, in one cycle
+_SHARED_BYTES = 128  # from shared memory, in one cycle
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,10 @@ class Plan:
         tiles = -(-batch // self.patch.batch)
         cycles = 0.0
         for stage in self.stages:
-            columns = self.patch.columns + stage.shared_columns
-            multiply = columns * self.patch.rows * self.patch.batch * self.patch.threads / _MULTIPLY_ADDS
+            weights = self.patch.rows * self.patch.threads  # of one column of all threads
+            column = weights * self.patch.batch / _MULTIPLY_ADDS
+            shared_column = max(column, weights * _FLOAT / _SHARED_BYTES)
+            multiply = self.patch.columns * column + stage.shared_columns * shared_column
             load = self.patch.batch * stage.depth * _FLOAT / _CACHE_BYTES
             parts = stage.share + stage.team if stage.sum_floats <= self.patch.threads else stage.slices
             reduce = -(-stage.sum_floats // self.patch.threads) * parts * _PART
