@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# of glibc, which otherwise raises both thresholds as a process goes on, and keeps freed memory for the next arrays
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measure(kind: str, *arguments: object, environment: dict[str, str] | None = None) -> dict:
@@ -61,6 +63,7 @@ def peak_memory(competitor: str, cell: str, mode: str, *sizes: str) -> dict:
     """The most memory that one call holds beyond the process before it and the arrays it returns, in bytes.
 
     Another layer is called first on a short sequence, so that kernels, thread pools and libraries are there already.
+    Run it with GIVEN_BACK: memory that the process has freed but kept would hide as much of what the call takes.
     """
     from bench.cases import Case, problem
     from bench.competitors import COMPETITORS

@@ -48,7 +48,7 @@ def measure(effort: Effort) -> list[dict]:
 
 
 def _peak(competitor: str, cell: str, mode: str, *sizes: int) -> int:
-    return fresh.measure("memory", competitor, cell, mode, *sizes)["peak"]
+    return fresh.measure("memory", competitor, cell, mode, *sizes, environment=fresh.GIVEN_BACK)["peak"]
 
 
 def targets(points: list[dict]) -> list[Reached]:
