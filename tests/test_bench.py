@@ -250,6 +250,7 @@ def test_a_wrong_competitor_gets_no_time_and_the_run_ends_in_error(monkeypatch, 
     monkeypatch.setattr(command, "absent_competitors", dict)
     monkeypatch.setattr(command, "table", lambda *_: [SMALL])
     monkeypatch.setattr(command.machine, "measure_limits", lambda *_, **__: LIMITS)
+    monkeypatch.setattr(command.machine, "raise_limits", lambda limits: limits)
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     arguments = ["--sections", "grid", "--no-docs", "--name", "trial", "--seconds-per-case", "0"]
     assert command.main(arguments) == command.EXIT_WRONG_RESULTS
@@ -279,6 +280,13 @@ def test_limits_are_positive_and_plausible():
         assert 1e8 < rates[1] < 1e13
     assert [size for size, _ in limits.bandwidth[1]] == [16 * 1024, 256 * 1024]
     assert all(1e8 < rate < 1e13 for _, rate in limits.bandwidth[1])
+
+
+def test_a_limit_is_the_most_ever_seen(monkeypatch):
+    monkeypatch.setattr(machine, "multiply_add_peak", lambda dtype, n, seconds, samples: 1e9 * n)
+    raised = machine.raise_limits(replace(LIMITS, multiply_add={"float32": {1: 5e8, 2: 3e9}}))
+    assert raised.multiply_add == {"float32": {1: 1e9, 2: 3e9}}
+    assert raised.bandwidth == LIMITS.bandwidth
 
 
 def test_the_kernels_compute_what_they_claim():
