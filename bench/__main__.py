@@ -71,7 +71,7 @@ def default_name(options: argparse.Namespace, description: dict) -> str:
     """The machine's name, and what sets this run apart from a full one, so that it does not replace its file."""
     name = machine.slug(description["machine"])
     if options.dtype != "float32":
-        name += f"-{options.dtype}"
+        name += f"-grid-{options.dtype}"  # "-float64" alone is the section's
     if options.quick:
         name += "-quick"
     if is_selection(options):

@@ -19,6 +19,7 @@ from bench.competitors import Runner, Unsupported
 from bench.limit_kernels import vector_set
 from bench.results import Measurement, Results
 from bench.roofline import Limits, least_seconds
+from bench.sections import sections
 from bench.timing import Timing
 
 SMALL = Case("lstm", "training", 1, 3, 2, 5, 7)
@@ -268,6 +269,8 @@ def test_a_run_that_is_not_whole_has_a_name_of_its_own_and_leaves_the_docs():
         for arguments in ([], ["--quick"], ["--cells", "gru"], ["--dtype", "float64"], ["--cases", "H64", "--quick"])
     }
     assert len(names) == 5
+    whole = machine.slug(description["machine"])
+    assert not names & {f"{whole}-{section}" for section in sections()}
     assert not command.is_selection(command.parse(["--threads", *map(str, default_threads())]))
 
 
