@@ -24,7 +24,7 @@ BUSY = 0.25  # load average, as a share of the cores, above which a warning is g
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda has options of its own: --device cuda --help"
     )

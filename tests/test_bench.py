@@ -274,6 +274,12 @@ def test_a_run_that_is_not_whole_has_a_name_of_its_own_and_leaves_the_docs():
     assert not command.is_selection(command.parse(["--threads", *map(str, default_threads())]))
 
 
+def test_an_option_cut_short_is_refused_not_half_understood(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--dev", "cuda"])
+    assert "unrecognized arguments: --dev" in capsys.readouterr().err
+
+
 # The machine
 
 
