@@ -148,12 +148,12 @@ def measure_details(options: argparse.Namespace, name: str, description: dict) -
 
 def load(name: str) -> results.Results | None:
     """Results of the grid measured before; None if only other sections were."""
-    path = results.FOLDER / f"{name}.json"
-    if not path.exists():
-        if details.load(name):
-            return None
-        raise SystemExit(f"no results {name!r}; there are: {', '.join(p.stem for p in results.FOLDER.glob('*.json'))}")
-    return results.load(path)
+    found = results.names(results.FOLDER)
+    if name in found:
+        return results.load(results.FOLDER / f"{name}.json")
+    if details.load(name):
+        return None
+    raise SystemExit(f"no results of the grid called {name!r}; there are: {', '.join(found)}")
 
 
 def measure(options: argparse.Namespace, name: str, description: dict) -> results.Results:

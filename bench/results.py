@@ -87,6 +87,15 @@ def write(data: dict, path: Path) -> Path:
     return path
 
 
+def names(folder: Path) -> list[str]:
+    """Those of the files there that hold a run of the grid; others have sections, or what else was measured."""
+    return sorted(
+        path.stem
+        for path in folder.glob("*.json")
+        if "measurements" in json.loads(path.read_text(encoding="utf-8"))
+    )
+
+
 def load(path: Path) -> Results:
     """Read a results file."""
     data = json.loads(path.read_text(encoding="utf-8"))

@@ -280,6 +280,12 @@ def test_an_option_cut_short_is_refused_not_half_understood(capsys):
     assert "unrecognized arguments: --dev" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["none", "elementary"])
+def test_the_docs_are_not_written_from_a_file_that_is_no_run(name):
+    with pytest.raises(SystemExit, match=f"no results of the grid called '{name}'; there are: [a-z]"):
+        command.main(["--report-only", "--name", name, "--no-docs"])
+
+
 # The machine
 
 
