@@ -9,17 +9,21 @@ from bench.competitors import Runner
 
 
 def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
-    """Forward, or forward and the gradients by `jax.vjp` under one `jit`. Threads are the process's (see apart.py)."""
+    """Forward, or forward and the gradients by `jax.vjp` under one `jit`. Threads are the process's (see apart.py).
+
+    Matrices lie as JAX's own libraries keep them, (inputs, units): turned, each call would turn them.
+    """
     import jax
 
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # every call waits: handing it to a thread costs only
     jax.config.update("jax_enable_x64", True)  # float32 arrays stay float32; without it float64 would become float32
     step = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[problem.cell]
 
     def layer(weights, x, state):
         """y (T, B, H) and the final states, in PyTorch's names and gate orders."""
-        inputs = x @ weights["weight_ih_l0"].T + weights["bias_ih_l0"]
-        R, bias = weights["weight_hh_l0"].T, weights["bias_hh_l0"]
+        inputs = x @ weights["weight_ih_l0"] + weights["bias_ih_l0"]
+        R, bias = weights["weight_hh_l0"], weights["bias_hh_l0"]
 
         def body(state, sums):
             state = step(sums, state[0] @ R + bias, state)
@@ -37,8 +41,12 @@ def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
         results, backward = jax.vjp(layer, weights, x, state)
         return results, backward(upstream)
 
+    def turned(array):
+        return np.ascontiguousarray(np.asarray(array).T)
+
     state, dstate = tuple(problem.state.values()), tuple(problem.dstate.values())
-    arguments = jax.device_put((problem.parameters, problem.x, state))
+    weights = {name: turned(array) for name, array in problem.parameters.items()}
+    arguments = jax.device_put((weights, problem.x, state))
     upstream = jax.device_put((problem.dy, dstate))
 
     def call():
@@ -50,7 +58,7 @@ def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
         named = {"y": y} | dict(zip(problem.dstate, final, strict=True))
         if gradients is not None:
             dweights, dx, dinitial = gradients
-            named |= {"x": dx, **dict(zip(problem.state, dinitial, strict=True)), **dweights}
+            named |= {"x": dx, **dict(zip(problem.state, dinitial, strict=True)), **{name: turned(d) for name, d in dweights.items()}}
         return {name: np.asarray(array) for name, array in named.items()}
 
     return Runner(call, outputs)
