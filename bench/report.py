@@ -26,6 +26,9 @@ outputs, and in training all gradients (of the input, the initial states and eve
 float64 reference, or it is not timed. *Forward* is inference; *training* is a forward and a backward pass.
 PyTorch runs eagerly (`inference_mode` for forward, autograd for training); ONNX Runtime runs a model of one node and
 has no backward pass. All keep their default settings but for the number of threads.
+Weights stay the same from call to call, which is inference, not a loop of training: fastrnn has packed them before the
+clock runs, and a call compares their checksums only. What packing adds where they change is
+[measured apart]({details}#weights-that-change); for small layers it can double a training call.
 
 In each round every competitor is timed once, in rotating order, right after one untimed call, and only when the
 process's CPU time stands still: worker threads of the one before would otherwise still spin on the cores. The tables
@@ -86,7 +89,7 @@ def performance_page(results: Results, name: str = PAGE) -> str:
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    parts += ["## How it was measured", METHOD]
+    parts += ["## How it was measured", METHOD.format(details=details_page(name))]
     parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 
