@@ -96,6 +96,6 @@ def report(points: list[dict]) -> str:
         "loop. RTNeural's figures are [published](https://github.com/jatinchowdhury18/RTNeural-compare) for another "
         "machine, an Intel i7-8700B, and C++ with sizes known to the compiler; they were not measured here. "
         "With `out=y` a step allocates nothing, which is for programs that must not wait for memory; it saves no time. "
-        "Whole-sequence calls of one frame, beside the other libraries', are in [Performance](performance.md).\n\n"
+        "Whole-sequence calls of one frame, beside the other libraries', are in the grid.\n\n"
         + markdown_table(titles, rows, left=1)
     )
