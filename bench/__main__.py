@@ -14,12 +14,10 @@ from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
 from bench.report import PAGE, write_docs
 from bench.sections import Effort, sections
-from fastrnn.host import processors
 
 EXIT_WRONG_RESULTS = 1
 GRID = "grid"
 SHARE_OF_CASE = 5  # a point of another section takes so much less time than a case with all its competitors
-BUSY = 0.25  # load average, as a share of the cores, above which a warning is given
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -172,7 +170,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     for competitor, reason in absent.items():
         print(f"{LABELS[competitor]} is absent: {reason}")
     load = description["machine"]["load_average"]
-    if load is not None and load > BUSY * processors():
+    if machine.busy(description["machine"]):
         print(f"warning: other programs are running (load average {load}); with them on the cores no time is reliable")
     print("measuring the machine's limits", flush=True)
     start = time.perf_counter()

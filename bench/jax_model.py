@@ -58,7 +58,11 @@ def prepare_jax(problem: Problem, mode: str, threads: int) -> Runner:
         named = {"y": y} | dict(zip(problem.dstate, final, strict=True))
         if gradients is not None:
             dweights, dx, dinitial = gradients
-            named |= {"x": dx, **dict(zip(problem.state, dinitial, strict=True)), **{name: turned(d) for name, d in dweights.items()}}
+            named |= {
+                "x": dx,
+                **dict(zip(problem.state, dinitial, strict=True)),
+                **{name: turned(d) for name, d in dweights.items()},
+            }
         return {name: np.asarray(array) for name, array in named.items()}
 
     return Runner(call, outputs)

@@ -38,6 +38,7 @@ THREAD_VARIABLES = (
     "NUMBA_CPU_FEATURES",
     "FASTRNN_NUM_THREADS",
 )
+BUSY = 0.25  # load average, as a share of the cores
 WORKING_SETS = tuple(2**k * 1024 for k in range(4, 17))  # 16 KB to 64 MB for each thread
 
 
@@ -58,6 +59,11 @@ def describe() -> dict:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     }
+
+
+def busy(machine: dict) -> bool:
+    """Whether so much else ran before the measurement that no time is reliable."""
+    return machine["load_average"] is not None and machine["load_average"] > BUSY * machine["cores"]
 
 
 def slug(machine: dict) -> str:

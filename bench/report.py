@@ -12,7 +12,7 @@ from bench import comparison, plot
 from bench.comparison import geometric_mean, grouped, share_of_limit, times_faster
 from bench.competitors import LABELS, OURS
 from bench.grid_targets import targets
-from bench.machine import ROOT
+from bench.machine import ROOT, busy
 from bench.results import Measurement, Results
 from bench.targets import Reached
 
@@ -104,6 +104,9 @@ def provenance_table(results: Results) -> str:
     threads = sorted({m.case.threads for m in results.measurements})
     settings = ", ".join(f"{name}={value}" for name, value in results.environment.items())
     dtypes = sorted({m.case.dtype for m in results.measurements})
+    load = machine["load_average"]
+    if busy(machine):
+        load = f"{load}: **other programs were running, and no time is reliable to better than *spread***"
     rows = [
         (
             "Processor",
@@ -115,7 +118,7 @@ def provenance_table(results: Results) -> str:
         ("Date", results.date),
         ("Threads", ", ".join(map(str, threads)) + (f"; environment {settings}" if settings else "")),
         ("Numbers", ", ".join(dtypes)),
-        ("Load before the run", machine["load_average"]),
+        ("Load before the run", load),
     ]
     if "took" in results.settings:
         rows.append(("Time for the run", f"{results.settings['took'] / 60:.1f} minutes"))

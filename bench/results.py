@@ -90,9 +90,7 @@ def write(data: dict, path: Path) -> Path:
 def names(folder: Path) -> list[str]:
     """Those of the files there that hold a run of the grid; others have sections, or what else was measured."""
     return sorted(
-        path.stem
-        for path in folder.glob("*.json")
-        if "measurements" in json.loads(path.read_text(encoding="utf-8"))
+        path.stem for path in folder.glob("*.json") if "measurements" in json.loads(path.read_text(encoding="utf-8"))
     )
 
 
