@@ -122,7 +122,7 @@ def prepare_torch(problem: Problem, mode: str, threads: int, as_returned: Callab
 def prepare_onnxruntime(problem: Problem, mode: str, threads: int) -> Runner:
     """ONNX Runtime: a model of one node, default session options but for the thread count. Forward only.
 
-    Inputs and outputs are bound: `session.run` would take 10 µs more a call to find the same arrays, and copy the outputs.
+    Inputs and outputs are bound: `session.run` takes 10 µs more a call to find the same arrays, and copies outputs.
     """
     import onnxruntime
 
