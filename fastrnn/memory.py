@@ -26,10 +26,11 @@ def up(number: int, multiple: int) -> int:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array that begins at a cache line."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + CACHE_LINE, np.uint8)
-    start = -address(raw) % CACHE_LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+    number = math.prod(shape)
+    raw = np.empty(number + CACHE_LINE // dtype.itemsize, dtype)
+    start = -address(raw) % CACHE_LINE // dtype.itemsize
+    flat = raw[start : start + number]
+    return flat if len(shape) == 1 else flat.reshape(shape)
 
 
 def _check_layout() -> None:

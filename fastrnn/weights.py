@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import threads
 from .kernels import checksum, packing
 from .kernels.locks import Lock
 from .kernels.tile import abreast
 from .memory import CACHE_LINE, address, empty, up
-from .packing import PackingBlock, of_packed, of_parameter
 from .parameters import Directions, LayerParameters, ParameterLayout
-from .templates import Word
+from .prepared import Prepared
+from .templates import At, Word
 
 # packing fewer numbers is faster done alone
 _ENOUGH_TO_SHARE = 1 << 17
 # bytes of one checksum, at most, and of all that are faster taken together
 _PIECE_BYTES = 1 << 18
 _ENOUGH_TO_CHECK_TOGETHER = 1 << 20
+_WORD = 8
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,32 @@ class _Matrix:
     def abreast(self) -> int:
         return abreast(self.sums)
 
-    def jobs(self, direction: int, row: int, start: int) -> list[tuple[Word, ...]]:
+    def jobs(self, direction: int, row: int, start: int) -> list["_Job"]:
         """What packs it. `row`: bytes from row to row of the weight; `start`: where the direction's matrix begins."""
-        jobs: list[tuple[Word, ...]] = []
+        jobs = []
         for n, gate in enumerate(self.gates):
             if self.turned:
                 filled = (packing.ROWS, self.units, self.depth, 0, self.depth, self.sums, self.abreast, n)
             else:
                 filled = (packing.COLUMNS, self.units, self.height, n * self.height, self.depth, 1, 1, 0)
-            source = of_parameter(self.weight, direction, gate * self.height * row)
-            jobs.append((source, row, *filled, of_packed(start)))
+            jobs.append(_Job(self.weight, direction, gate * self.height * row, row, filled, start))
         return jobs
+
+
+class _Job(NamedTuple):
+    """Packs a part of a parameter, as words of `kernels/packing.py`."""
+
+    parameter: str  # by its short name
+    direction: int
+    source: int  # bytes from its beginning
+    source_row: int
+    words: tuple[int, ...]  # HOW to SUM
+    target: int  # bytes from the beginning of what is packed
+
+    def of(self, directions: Directions) -> tuple[Word, ...]:
+        """The words for these parameters."""
+        source = address(directions[self.direction][self.parameter]) + self.source
+        return source, self.source_row, *self.words, At("given", self.target)
 
 
 class Matrices(NamedTuple):
@@ -66,13 +81,13 @@ class Matrices(NamedTuple):
 class Pieces(NamedTuple):
     """Memory, and the checksums that it had; not to be written to."""
 
-    table: np.ndarray  # (number, PIECE_WORDS) int64, as `kernels/checksum.py` has it
+    table: np.ndarray  # (number * PIECE_WORDS,) int64, as `kernels/checksum.py` has it
     number: int
     address: int  # of the table
     checksums: bytes
 
 
-NOTHING = Pieces(np.zeros((0, checksum.PIECE_WORDS), np.int64), 0, 0, b"")
+NOTHING = Pieces(np.zeros(0, np.int64), 0, 0, b"")
 
 
 class PackedWeights:
@@ -116,7 +131,7 @@ class PackedWeights:
         longest = max(max(shape) for shape in shapes.values())
         self._numbers = (self.zeros + up(longest * size, CACHE_LINE)) // size
         self._rows = slice(rows // size, None)
-        jobs = [
+        self._jobs = [
             job
             for d in directions
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
@@ -124,32 +139,66 @@ class PackedWeights:
         ]
         # a row is a matrix of units along one column: depth 1, of all depth from 0 to 1, and one sum abreast, number 0
         of_row = (packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
-        jobs += [
-            (of_parameter(name, d, bias.gate * hidden * size), 0, *of_row, of_packed(self.biases[d] + n * bias_bytes))
+        self._jobs += [
+            _Job(name, d, bias.gate * hidden * size, 0, of_row, self.biases[d] + n * bias_bytes)
             for d in directions
             for n, bias in enumerate(biases)
             for name in bias.parameters
             if name in shapes
         ]
-        self._kernel = f"packing {dtype.name}"
-        self._block = PackingBlock(jobs)
 
-    def pack(self, directions: Directions, checksums: bytes, number: int) -> Matrices:
-        """Pack these parameters, which have these checksums, into a new buffer, on up to so many threads."""
+    def packing(self, directions: Directions) -> Prepared:
+        """What packs these parameters as they are at each run, into a buffer whose address the run is given."""
+        words: list[Word] = [len(self._jobs), At("words", _WORD * packing.BLOCK_WORDS)]
+        for job in self._jobs:
+            words += job.of(directions)
+        return Prepared(f"packing {self._dtype.name}", words)
+
+    def pack(self, prepared: Prepared, checksums: bytes, number: int) -> Matrices:
+        """Run what `packing` returned on a new buffer, on up to so many threads. `checksums`: of the parameters."""
         buffer = empty((self._numbers,), self._dtype)
         buffer[self._rows] = 0
         start = address(buffer)
-        words = self._block.filled(directions, start)
-        threads.run_block(self._kernel, words, number if buffer.size > _ENOUGH_TO_SHARE else 1)
+        prepared.run(number if buffer.size > _ENOUGH_TO_SHARE else 1, start)
         return Matrices(buffer, start, checksums)
+
+
+class Watched:
+    """The memory of some C-contiguous arrays, piece by piece."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        table = [
+            word
+            for array in arrays
+            for start in range(0, array.nbytes, _PIECE_BYTES)
+            for word in (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
+        ]
+        self._number = len(table) // checksum.PIECE_WORDS
+        words = (checksum.NOT_KNOWN, self._number, At("words", _WORD * checksum.BLOCK_WORDS), *table)
+        self._look = Prepared("checksum", words)
+        # whether all threads take them
+        self.together = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
+
+    def pieces(self, number: int) -> Pieces:
+        """The pieces and their checksums as they are now, taken by so many threads."""
+        table = self._look.run(number)[checksum.BLOCK_WORDS :]
+        return Pieces(table, self._number, address(table), table[checksum.CHECKSUM :: checksum.PIECE_WORDS].tobytes())
+
+
+class _Source:
+    """Parameters in certain arrays: what looks whether they have changed, and what packs them."""
+
+    def __init__(self, directions: Directions, arrays: Sequence[np.ndarray]) -> None:
+        self.directions = directions
+        self.watched = Watched(arrays)
+        self.packing: dict[PackedWeights, Prepared] = {}
 
 
 class _Known(NamedTuple):
     """Weights as they were when last looked at. Never changed, only replaced: calls look at it without the lock."""
 
-    source: Directions | None  # the arrays that they are in; None if these may have gone
+    source: _Source | None  # None if the arrays may have gone
     pieces: Pieces
-    together: bool  # whether their checksums are to be taken by all threads
     packed: dict[PackedWeights, Matrices]  # the passes for which they have been packed
 
 
@@ -177,7 +226,7 @@ class Weights:
         self.forward = PackedWeights(layout, dtype, lanes, backward=False)
         self.backward = PackedWeights(layout, dtype, lanes, backward=True)
         self._own = own
-        self._known = _Known(None, NOTHING, False, {})
+        self._known = _Known(None, NOTHING, {})
         self._lock = Lock()
 
     def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
@@ -185,10 +234,11 @@ class Weights:
 
         Arguments as in `current`. Where there are none, or more is to be read than one thread should, `current` ones.
         """
-        source = self._source(source)
+        directions = self._directions(source)
         known = self._known
         matrices = known.packed.get(weights)
-        if matrices is None or known.source is not source or known.together:
+        held = known.source
+        if matrices is None or held is None or held.directions is not directions or held.watched.together:
             return self.current(weights, source), NOTHING
         return matrices, known.pieces
 
@@ -197,26 +247,27 @@ class Weights:
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
         """
-        source = self._source(source)
+        directions = self._directions(source)
         known = self._known
-        if known.source is source:
-            table, together = known.pieces.table, known.together
-        else:
-            table = self._table(source)
-            together = bool(table[:, checksum.BYTES].sum() >= _ENOUGH_TO_CHECK_TOGETHER)
-        pieces = take_checksums(table, self._available() if together else 1)
+        held = known.source
+        if held is None or held.directions is not directions:
+            held = _Source(directions, self._arrays(directions))
+        pieces = held.watched.pieces(self._available() if held.watched.together else 1)
         matrices = known.packed.get(weights)
-        if matrices is not None and known.source is source and pieces.checksums == known.pieces.checksums:
+        if matrices is not None and known.source is held and pieces.checksums == known.pieces.checksums:
             return matrices
         with self._lock:
             known = self._known  # another call may have packed them meanwhile
             packed = known.packed if pieces.checksums == known.pieces.checksums else {}
             matrices = packed.get(weights)
             if matrices is None:
+                prepared = held.packing.get(weights)
+                if prepared is None:
+                    prepared = held.packing[weights] = weights.packing(directions)
                 # in new memory: a call in another thread may still read the old
-                matrices = weights.pack(source, pieces.checksums, self._available())
+                matrices = weights.pack(prepared, pieces.checksums, self._available())
                 packed = packed | {weights: matrices}
-            self._known = _Known(source, pieces, together, packed)
+            self._known = _Known(held, pieces, packed)
             return matrices
 
     def release(self) -> None:
@@ -224,31 +275,14 @@ class Weights:
         with self._lock:
             self._known = self._known._replace(source=None)
 
-    def _source(self, source: Directions | None) -> Directions:
+    def _directions(self, source: Directions | None) -> Directions:
         if source is None:
             assert self._own is not None
             return self._own.directions
         return source
 
-    def _table(self, source: Directions) -> np.ndarray:
-        """The pieces that these arrays consist of."""
-        if self._own is not None and source is self._own.directions:
-            return pieces_of([self._own.flat])
-        return pieces_of([array for direction in source for array in direction.values() if array is not None])
-
-
-def pieces_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The memory of C-contiguous arrays as a table of pieces (n, PIECE_WORDS), whose checksums are not there yet."""
-    pieces = [
-        (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
-        for array in arrays
-        for start in range(0, array.nbytes, _PIECE_BYTES)
-    ]
-    return np.array(pieces, np.int64)
-
-
-def take_checksums(table: np.ndarray, number: int) -> Pieces:
-    """The pieces of such a table with their checksums as they are now, taken by so many threads."""
-    table = table.copy()
-    threads.run_words("checksum", (checksum.NOT_KNOWN, len(table), address(table)), number)
-    return Pieces(table, len(table), address(table), table[:, checksum.CHECKSUM].tobytes())
+    def _arrays(self, directions: Directions) -> list[np.ndarray]:
+        """The memory that these parameters are in."""
+        if self._own is not None and directions is self._own.directions:
+            return [self._own.flat]
+        return [array for direction in directions for array in direction.values() if array is not None]

@@ -36,6 +36,7 @@ CHANGED = 8  # NOT_KNOWN: the table's checksums are made; 0: they are compared, 
 NOT_KNOWN = -1
 PIECES = 9  # how many
 PIECE_TABLE = 10  # address of (PIECES, PIECE_WORDS)
+BLOCK_WORDS = 3  # of these
 
 
 def _rotate(builder, value, bits):

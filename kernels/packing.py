@@ -28,7 +28,7 @@ JOB_WORDS = 11
 # of the argument block of a packing call (the header's first words are the workers' as everywhere)
 JOBS = 8
 JOB_TABLE = 9
-HEADER_WORDS = 10
+BLOCK_WORDS = 2  # of these
 
 
 def make_packing(dtype: str):

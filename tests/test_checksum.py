@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastrnn.memory import address
-from fastrnn.weights import pieces_of, take_checksums
+from fastrnn.weights import Watched
 
 # in 32-bit words: a checksum takes 16 at once, 256 in a round, and what is left over one by one
 SIZES = [1, 2, 15, 16, 17, 31, 32, 33, 100, 255, 256, 257, 300, 512, 1000]
@@ -13,7 +13,7 @@ KIND = {np.float32: np.uint32, np.float64: np.uint64}
 
 
 def checksums(*arrays, threads=1):
-    return take_checksums(pieces_of(arrays), threads).checksums()
+    return Watched(arrays).pieces(threads).checksums
 
 
 def normal(number, dtype=np.float32, seed=0):

@@ -27,8 +27,6 @@ from conftest import (
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from fastrnn import threads as fastrnn_threads
-
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 EPS = 2.0**-23  # of float32
@@ -478,15 +476,17 @@ def packings(monkeypatch):
     """A list with an entry for each time that weights are packed."""
     from fastrnn.kernels import compiled
 
+    from fastrnn.prepared import Prepared
+
     kernels = {compiled.kernel(f"packing {dtype}") for dtype in DTYPES}
-    seen, run = [], fastrnn_threads.run
+    seen, run = [], Prepared.run
 
-    def spy(kernel, *args, **kwargs):
-        if kernel in kernels:
-            seen.append(kernel)
-        run(kernel, *args, **kwargs)
+    def spy(prepared, *args):
+        if prepared._kernel in kernels:
+            seen.append(prepared._kernel)
+        return run(prepared, *args)
 
-    monkeypatch.setattr(fastrnn_threads, "run", spy)
+    monkeypatch.setattr(Prepared, "run", spy)
     return seen
 
 
