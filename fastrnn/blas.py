@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.locks import Lock
+from .kernels.locks import new_lock
 
 # How OpenBLAS and MKL call the functions, in the variants that NumPy is built with: to set the number, and to get it.
 _NAMES = (
@@ -17,7 +17,7 @@ _NAMES = (
     ("openblas_set_num_threads", "openblas_get_num_threads"),
     ("MKL_Set_Num_Threads", "MKL_Get_Max_Threads"),
 )
-_lock = Lock()
+_lock = new_lock()
 _inside = 0  # so many are in `one_thread`
 _before = 1  # the number before the first of them
 

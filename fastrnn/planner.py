@@ -5,7 +5,7 @@ import numpy as np
 from .kernels import block as b
 from .kernels import compiled, weight_gradient
 from .kernels.cells import Stage
-from .kernels.locks import Lock
+from .kernels.locks import new_lock
 from .kernels.planes import backward_planes, forward_planes
 from .kernels.stage import SCRATCH_BYTES, recipe
 from .kernels.tile import abreast
@@ -53,7 +53,7 @@ class Planner:
             "backward_keeping": backward_planes(self.cell, keeping=True),
         }
         self._plans: dict[tuple[PassKind, int, int, bool], Plan] = {}
-        self._lock = Lock()  # held by who adds to the plans; who looks one up needs none
+        self._lock = new_lock()  # held by who adds to the plans; who looks one up needs none
 
     def plan(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
         """The plan for batches of so many rows, divided among so many threads by units, or by rows."""

@@ -133,7 +133,9 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
     import numba
 
     team_size = threads // teams
-    with _pool_guard():
+    # Numba's workqueue layer (where OpenMP and TBB are missing) aborts on concurrent use: one call at a time there, and
+    # everywhere until the layer is known
+    with _pool.guard or _pool.lock:
         # so that Numba does not wake threads that get nothing to do; the setting is this Python thread's own
         before = numba.get_num_threads()
         numba.set_num_threads(teams * team_size)
@@ -141,6 +143,8 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
             alone = compiled.run_together(kernel, block, block_bytes, teams, team_size)
         finally:
             numba.set_num_threads(before)
+        if _pool.guard is None:
+            _pool.guard = _pool.lock if numba.threading_layer() == "workqueue" else nullcontext()
     if alone:
         _pool.fell_short()
 
@@ -153,28 +157,3 @@ def run_words(kernel: str, words: Sequence[int], threads: int) -> None:
 def run_block(kernel: str, block: np.ndarray, threads: int) -> None:
     """Run the kernel of that name on one argument block."""
     run(_compiled().kernel(kernel), address(block), threads)
-
-
-def _pool_guard() -> AbstractContextManager[object]:
-    """Numba's workqueue layer (where OpenMP and TBB are missing) aborts on concurrent use: one call at a time there."""
-    if _pool.guard is None:
-        with _pool.lock:
-            if _pool.guard is None:
-                return _FirstEntry()
-    return _pool.guard
-
-
-class _FirstEntry:
-    """Enter the pool alone; afterwards its layer is known, unless it could not be started."""
-
-    def __enter__(self) -> None:
-        _pool.lock.acquire()
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        try:
-            if kind is None and _pool.guard is None:
-                from numba import threading_layer
-
-                _pool.guard = _pool.lock if threading_layer() == "workqueue" else nullcontext()
-        finally:
-            _pool.lock.release()

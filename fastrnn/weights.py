@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .kernels import checksum, packing
-from .kernels.locks import Lock
+from .kernels.locks import new_lock
 from .kernels.tile import abreast
 from .memory import CACHE_LINE, address, empty, up
 from .parameters import Directions, LayerParameters, ParameterLayout
@@ -227,7 +227,7 @@ class Weights:
         self.backward = PackedWeights(layout, dtype, lanes, backward=True)
         self._own = own
         self._known = _Known(None, NOTHING, {})
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
         """The matrices of `forward` or `backward` as they were packed last, and what must not have changed since.

@@ -21,7 +21,7 @@ from .compiling import uninterrupted
 from .copying import make_copying
 from .disk_cache import files_of, kept
 from .formula import make_added_sum, make_formula, make_sums
-from .locks import Lock
+from .locks import new_lock
 from .packing import make_packing
 from .stage import make_stage
 from .tile import make_tile
@@ -49,7 +49,7 @@ _MAKERS = {
 }
 
 
-_lock = Lock()
+_lock = new_lock()
 _kernels: dict[str, object] = {}
 
 

@@ -263,6 +263,22 @@ def test_a_pool_that_does_not_start_does_not_block_the_calls_after(threads, monk
     assert_same_bits(outputs(layer, problem), expected)
 
 
+def test_no_interrupt_comes_between_taking_a_lock_and_the_block_that_gives_it_back():
+    """Python looks for signals where its functions begin and end: a lock taken in one could stay taken for ever."""
+    from fastrnn.kernels.locks import new_lock
+
+    lock, called = new_lock(), []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        with lock:
+            taken = lock.locked()
+    finally:
+        sys.setprofile(None)
+    assert taken
+    assert not lock.locked()
+    assert not called
+
+
 def _threading_layer():
     import numba
 

@@ -9,7 +9,7 @@ from fastrnn.kernels.cells import Stage
 from fastrnn.kernels.cuda.launch import device_limits, patches
 from fastrnn.kernels.cuda.plan import Plan, best_plan, faster_persistent
 from fastrnn.kernels.cuda.planes import Pass, Place, passes, wide
-from fastrnn.kernels.locks import Lock
+from fastrnn.kernels.locks import new_lock
 from fastrnn.parameters import ParameterLayout
 
 from .arrays import Array, Arrays
@@ -60,7 +60,7 @@ class CudaLayer:
         self.path = path
         self._forward, self._backward = passes(self.cell.name)
         self._idle: dict[_Key, Loop | PersistentLoop] = {}
-        self._lock = Lock()  # held by who changes them
+        self._lock = new_lock()  # held by who changes them
 
     def forward(self, arrays: Arrays, x: Array, states: States, save: bool) -> tuple[Array, States, Saved | None]:
         """y (T, B, D*R), the final states (D, B, R) and (D, B, H), and what `backward` needs if `save`."""
