@@ -357,6 +357,8 @@ X = np.zeros((4, 2, 3), "f")
 GRU = fastrnn.GRU(3, 5)
 ERRORS = {
     "row": (lambda: jacobians(GRU, X, row=2), ValueError, "row: expected an integer below 2, got 2"),
+    "row None": (lambda: jacobians(GRU, X, row=None), TypeError, "row: expected an integer, got None"),
+    "row None, sensitivity": (lambda: sensitivity(GRU, X, row=None), TypeError, "row: expected an integer, got None"),
     "row negative": (lambda: sensitivity(GRU, X, row=-1), ValueError, "row: expected an integer of at least 0, got -1"),
     "layer_index": (lambda: jacobians(GRU, X, layer_index=1), ValueError, "layer_index: expected an integer below 1"),
     "layer_index bool": (

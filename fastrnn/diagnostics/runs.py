@@ -19,6 +19,8 @@ from fastrnn.layers import Recurrent
 from fastrnn.sequence import OptionalStates, Sequence, States
 from fastrnn.validation import State
 
+ALL_ROWS = object()  # None would let a wrong `row=None` pass
+
 
 @dataclass(frozen=True)
 class LayerRun:
@@ -94,13 +96,13 @@ class Run:
     """A forward pass through a layer, or the first `layers` of its layers, and what is needed to go back.
 
     layer, x, state  as `gradient_flow` takes them
-    row              run this row of the batch alone; ValueError if there is none
+    row              run this row of the batch alone; TypeError or ValueError if it is none of them
 
     title  says of a result what was run: the layer and the shape of x as it was given
     """
 
     def __init__(
-        self, layer: Any, x: Any, state: State = None, *, row: int | None = None, layers: int | None = None
+        self, layer: Any, x: Any, state: State = None, *, row: Any = ALL_ROWS, layers: int | None = None
     ) -> None:
         self.layer = as_layer(layer)
         given = as_array(x)
@@ -108,7 +110,7 @@ class Run:
         self.title = f"{self.layer!r}, x {given.shape}"
         if 0 in x.shape[:2]:
             raise ValueError(f"x: expected at least one step and one row, got {x.shape[0]} and {x.shape[1]}")
-        if row is not None:
+        if row is not ALL_ROWS:
             row = below("row", row, x.shape[1])
             x, states = x[:, row : row + 1], tuple(s[:, row : row + 1] for s in states)
         self._run(x, states, layers)
