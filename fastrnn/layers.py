@@ -85,7 +85,7 @@ class Recurrent:
             sequence.parameters.set(sequence.layout.drawn(generator))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Options that can be changed are checked as in the constructor; AttributeError for the others."""
+        """Options that can be changed are checked as in the constructor; the others and parameters: AttributeError."""
         if name == "dropout":
             value = validation.probability(name, value)
         elif name in ("batch_first", "training"):
@@ -94,6 +94,8 @@ class Recurrent:
                 self._network.set_batch_first(value)
         elif name in _FIXED and name in self.__dict__:
             raise AttributeError(f"{name}: fixed when the layer is made, as {getattr(self, name)!r}; got {value!r}")
+        elif "_network" in self.__dict__ and name in self.parameters:
+            raise AttributeError(f"{name}: a parameter, which can be written to in place: parameters[{name!r}][...] =")
         super().__setattr__(name, value)
 
     def _allocate(self) -> None:

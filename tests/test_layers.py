@@ -878,6 +878,16 @@ def test_what_a_layer_is_made_for_stays():
             setattr(other, name, getattr(other, name))
 
 
+def test_a_parameter_is_not_set_as_an_attribute():
+    """It would be without effect."""
+    layer = fastrnn.GRU(3, 4, num_layers=2)
+    before = layer.state_dict()
+    for name, value in before.items():
+        with pytest.raises(AttributeError, match=f"^{name}: a parameter, which can be written to in place"):
+            setattr(layer, name, 2 * value)
+        np.testing.assert_array_equal(layer.parameters[name], value)
+
+
 def test_batch_first_and_dropout_may_be_set():
     layer = fastrnn.GRU(3, 4, num_layers=2)
     x = normal(5, 2, 3).astype(np.float32)
