@@ -163,7 +163,11 @@ class Recurrent:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        """The parameters in PyTorch's order and under its names. The arrays are live: write to them in place."""
+        """The parameters in PyTorch's order and under its names. The arrays are live: write to them in place.
+
+        But not while another thread is in a call, which packs them for the kernels: what it packed of other values than
+        it began with would be used again, also by later calls, if the first ones came back.
+        """
         return self._network.parameters
 
     @property
