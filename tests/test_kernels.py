@@ -560,7 +560,7 @@ def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Weights, "_table", interrupt)
+        patch.setattr(Weights, "_arrays", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_sequence(own.sequences[0], problem, weights)
     assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)

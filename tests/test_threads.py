@@ -167,7 +167,7 @@ def test_little_work_is_done_by_one_thread(threads, started):
     layer = make_layer("lstm", 3, 4, bidirectional=True)
     threads(2)
     everything(layer, random_problem(layer, 5, 2))
-    assert set(started) == {1}
+    assert set(started) <= {1}
 
 
 # A team that does not come together
@@ -515,7 +515,7 @@ def test_calls_do_not_wait_for_each_other_to_look_at_large_weights(threads, monk
             pass
 
     weights = layer.sequences[0].kernels().weights
-    assert weights._known.together
+    assert weights._known.source.watched.together
     monkeypatch.setattr(weights, "_lock", Forbidden())
     np.testing.assert_array_equal(layer(x)[0], expected)
     layer.parameters["weight_hh_l0"][0, 0] += 1
@@ -685,7 +685,7 @@ def fork_and_check(depth, started, parents_used):
         expected = everything(layer, problem)
         fastrnn.set_num_threads(2)
         assert_same_bits(everything(layer, problem), expected)
-        assert not parents_used or set(started) == {1}, started
+        assert not parents_used or set(started) <= {1}, started
         if depth > 1:
             fork_and_check(depth - 1, started, parents_used)
         os._exit(0)
@@ -709,11 +709,11 @@ def _fork(use):
     if use:
         fastrnn.set_num_threads(use)
         expected = everything(layer, problem)
-        assert max(started) == use
+        assert max(started, default=1) == use
     fork_and_check(2, started, parents_used=use == 2)
     if use:
         assert_same_bits(everything(layer, problem), expected)
-        assert max(started) == use
+        assert max(started, default=1) == use
     print("done")
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from fastrnn.kernels.cuda.planes import wide
-from fastrnn.kernels.locks import Lock
+from fastrnn.kernels.locks import new_lock
 
 Array = Any  # of one of the libraries
+
+_capturing = new_lock()  # PyTorch captures one graph at a time
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -181,7 +183,6 @@ class TorchArrays(Arrays):
 
         self._torch = torch
         self._device = device
-        self._capturing = Lock()  # PyTorch captures one graph at a time
         self._capture_streams: dict[int, list[Any]] = {}  # of each GPU, those that no graph has
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
@@ -241,7 +242,7 @@ class TorchArrays(Arrays):
         return (self._torch.OutOfMemoryError,)
 
     def capture(self, run: Any) -> Any:
-        with self._capturing:
+        with _capturing:
             return _TorchGraph(self._torch.cuda, run, self._capture_streams.setdefault(self.current_device(), []))
 
 

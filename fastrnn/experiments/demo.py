@@ -31,6 +31,7 @@ CLIP = 1.0
 
 _MEMORY = 0.98  # how much of the loss shown is that of the batches before
 _CONTEXT = 256  # characters read before the held-out text
+_MOST_LAYERS = 1000  # many more are built for minutes before anything else is wrong with them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--cell", choices=tuple(CELLS), help=_help("the recurrent layer", "cell"))
     group.add_argument("--hidden", type=integer, metavar="N", help=_help("units in a layer", "hidden"))
-    group.add_argument("--layers", type=integer, metavar="N", help=_help("layers, one above the other", "layers"))
+    layers = partial(integer, most=_MOST_LAYERS)
+    group.add_argument("--layers", type=layers, metavar="N", help=_help("layers, one above the other", "layers"))
     group.add_argument("--seconds", type=above_zero, metavar="S", help=_help("how long to train", "seconds"))
     group.add_argument("--batch", type=integer, metavar="N", help=_help("pieces of text read side by side", "batch"))
     group.add_argument("--steps", type=integer, metavar="N", help=_help("characters a gradient goes back", "steps"))
