@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.util import find_spec
 
 from bench import details, machine, parity, results, timing
 from bench.cases import CELLS, DTYPES, MODES, QUICK_SIZES, SIZES, Case, default_threads, problem, table
@@ -12,7 +13,7 @@ from bench.checked import WrongResults
 from bench.comparison import times_faster
 from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
-from bench.report import PAGE, write_docs
+from bench.report import PAGE, THIS_METHOD, shown_on, write_docs
 from bench.sections import Effort, sections
 
 EXIT_WRONG_RESULTS = 1
@@ -116,12 +117,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     description = machine.describe()
     name = options.name or default_name(options, description)
+    whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
+    if whole and not options.no_docs:
+        refuse_page(options.page, name)
     if options.report_only:
         run, wrong = load(name), []
     else:
         run = measure(options, name, description) if GRID in options.sections else None
         wrong = measure_details(options, name, description)
-    whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
     if whole and not options.no_docs:
         grid = write_docs(run, name=options.page) if run else []
         for path in [*grid, details.write_page(details.load(name), name=options.page)]:
@@ -132,6 +135,18 @@ def main(arguments: list[str] | None = None) -> int:
     for line in wrong:
         print("wrong results:", line, file=sys.stderr)
     return EXIT_WRONG_RESULTS if wrong else 0
+
+
+def refuse_page(page: str, name: str) -> None:
+    """End the program, before anything is measured, where the page could not be written, or is another machine's."""
+    if find_spec("matplotlib") is None:
+        raise SystemExit("the docs need matplotlib, for a plot; --no-docs leaves them as they are")
+    shown = shown_on(page)
+    if shown and not any(each == name or each.startswith(f"{name}-") for each in shown):
+        raise SystemExit(
+            f"docs/{page}.md shows {min(shown, key=len)}, and these results are called {name}: --page P writes another "
+            "page, docs/P.md; --no-docs none"
+        )
 
 
 def measure_details(options: argparse.Namespace, name: str, description: dict) -> list[str]:
@@ -178,7 +193,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     run = results.Results(
         name=name,
         **description,
-        settings={"seconds_per_case": options.seconds_per_case},
+        settings={"seconds_per_case": options.seconds_per_case, "method": THIS_METHOD},
         limits=machine.measure_limits([options.dtype], threads, samples=2 if options.quick else 5),
         absent=absent,
     )

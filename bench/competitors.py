@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,21 @@ def fastrnn_call(layer: Any, problem: Problem, mode: str) -> Callable[[], tuple]
     return forward if mode == "forward" else training
 
 
+def as_in_training(call: Callable[[], Any], weights: np.ndarray) -> Callable[[], Any]:
+    """The call, each time after one number of the weights has changed, in place and as little as it can.
+
+    After an optimizer's step all have: what a library makes of weights and keeps, it has to make anew.
+    """
+    flat = weights.reshape(-1)
+    values = cycle((np.nextafter(flat[0], flat.dtype.type(np.inf)), flat[0]))
+
+    def changed():
+        flat[0] = next(values)
+        return call()
+
+    return changed
+
+
 def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Runner:
     """fastrnn through its public API. `options` go to the layer (the checks use `backend="reference"`)."""
     import fastrnn
@@ -70,7 +86,10 @@ def prepare_fastrnn(problem: Problem, mode: str, threads: int, **options) -> Run
             named |= {name: gradient.parameters[name] for name in problem.parameters}
         return named
 
-    call = fastrnn_call(fastrnn_layer(problem, **options), problem, mode)
+    layer = fastrnn_layer(problem, **options)
+    call = fastrnn_call(layer, problem, mode)
+    if mode == "training" and layer.device == "cpu":
+        call = as_in_training(call, layer.parameters["weight_hh_l0"])
     return Runner(call, outputs, lambda: fastrnn.set_num_threads(threads))
 
 
@@ -116,7 +135,10 @@ def prepare_torch(problem: Problem, mode: str, threads: int, as_returned: Callab
             named |= {name: leaf.grad for name, leaf in leaves.items()}
         return {name: as_returned(tensor) for name, tensor in named.items()}
 
-    return Runner(training if training_mode else forward, outputs, lambda: torch.set_num_threads(threads))
+    call = training if training_mode else forward
+    if training_mode and isinstance(problem.x, np.ndarray):
+        call = as_in_training(training, module.weight_hh_l0.detach().numpy())
+    return Runner(call, outputs, lambda: torch.set_num_threads(threads))
 
 
 def prepare_onnxruntime(problem: Problem, mode: str, threads: int) -> Runner:
@@ -192,6 +214,7 @@ def absent_competitors() -> dict[str, str]:
                 __import__(module)
         except ImportError as error:
             absent[name] = str(error)
-    if find_spec("jax") is None:  # looked for, not imported: its threads would start in this process
-        absent["jax"] = "No module named 'jax'"
+    for module in ("jaxlib", "jax"):
+        if find_spec(module) is None:  # looked for, not imported: its threads would start in this process
+            absent["jax"] = f"No module named {module!r}"
     return absent

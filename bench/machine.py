@@ -21,7 +21,7 @@ from bench.roofline import Limits
 from fastrnn.host import cpu_name, processors
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax")
+PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax", "jaxlib")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
@@ -37,6 +37,12 @@ THREAD_VARIABLES = (
     "NUMBA_CPU_NAME",
     "NUMBA_CPU_FEATURES",
     "FASTRNN_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "XLA_FLAGS",
+    "LD_PRELOAD",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
 )
 BUSY = 0.25  # load average, as a share of the cores
 WORKING_SETS = tuple(2**k * 1024 for k in range(4, 17))  # 16 KB to 64 MB for each thread

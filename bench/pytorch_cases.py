@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 import fastrnn.torch
 from bench.cases import CELLS, MODES, QUICK_SIZES, SIZES
-from bench.competitors import Runner
+from bench.competitors import Runner, as_in_training
 
 TOLERANCE = 1e-4  # of the largest entry, in float32: after an Adam step too; a wrong gate errs by 1e-2
 SECTIONS = ("modules", "lengths", "overhead", "model")
@@ -142,9 +142,11 @@ def _modules(cell: str, mode: str, threads: int, size: tuple[int, int, int, int]
     T, B, I, H = size
     original, swapped = _pair(cell, I, H)
     x, dy = _normal(T, B, I).requires_grad_(mode == "training"), _normal(T, B, H)
-    calls = {
-        name: partial(_of_module, module, mode, x, dy) for name, module in ((ORIGINAL, original), (SWAPPED, swapped))
-    }
+    calls: dict[str, Callable[[], list]] = {}
+    for name, module in ((ORIGINAL, original), (SWAPPED, swapped)):
+        calls[name] = partial(_of_module, module, mode, x, dy)
+        if mode == "training":
+            calls[name] = as_in_training(calls[name], module.weight_hh_l0.detach().numpy())
     return TorchCase("modules", cell, mode, threads, f"T{T}-B{B}-I{I}-H{H}", calls)
 
 

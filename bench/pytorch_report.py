@@ -104,7 +104,10 @@ def _modules(points: list[dict]) -> str:
         if mean is not None:
             means.append(f"{mode} {mean:.2f}x")
     titles = ("module", "mode", "size", "threads", "torch.nn, ms", "fastrnn.torch, ms", "faster")
-    return f"Geometric means: {', '.join(means)}.\n\n{markdown_table(titles, rows, left=3)}"
+    return (
+        f"Geometric means: {', '.join(means)}. In training one number of the weights changes before each call, as all "
+        f"do in a loop of training.\n\n{markdown_table(titles, rows, left=3)}"
+    )
 
 
 def _lengths(points: list[dict]) -> str:

@@ -5,6 +5,7 @@ Another machine's results have a page, a plot and, if the README has markers for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +21,29 @@ PAGE = "performance"  # in docs/, without an ending; those of other machines are
 CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 MISSING = "-"
 
+# of a results file's setting "method"; files without it are of the first
+WEIGHTS = {
+    1: """\
+Weights stay the same from call to call, which is inference, not a loop of training: fastrnn has packed them before the
+clock runs, and a call compares their checksums only. What packing adds where they change is
+[measured apart]({details}#weights-that-change); for small layers it can double a training call. ONNX Runtime is called
+by `session.run`, JAX hands its calls to a thread and gets PyTorch's matrices, which lie the other way round. Pages of
+later runs are stricter.""",
+    2: """\
+In training one number of the weights changes before each call, as all do in a loop of training: fastrnn then packs them
+again within the call. Forward they stay as they are, and a call compares their checksums. What packing takes is
+[measured apart]({details}#weights-that-change). ONNX Runtime's inputs and outputs are bound, which spares it the copies
+and checks of `session.run`; JAX's matrices lie as its own libraries keep them, and its calls wait for results.""",
+}
+THIS_METHOD = max(WEIGHTS)
 METHOD = """\
 Every competitor gets the same weights, inputs, initial states and upstream gradients, and is checked first: all
 outputs, and in training all gradients (of the input, the initial states and every parameter), must agree with a
 float64 reference, or it is not timed. *Forward* is inference; *training* is a forward and a backward pass.
 PyTorch runs eagerly (`inference_mode` for forward, autograd for training); ONNX Runtime runs a model of one node and
 has no backward pass. All keep their default settings but for the number of threads.
-Weights stay the same from call to call, which is inference, not a loop of training: fastrnn has packed them before the
-clock runs, and a call compares their checksums only. What packing adds where they change is
-[measured apart]({details}#weights-that-change); for small layers it can double a training call.
+
+{weights}
 
 In each round every competitor is timed once, in rotating order, right after one untimed call, and only when the
 process's CPU time stands still: worker threads of the one before would otherwise still spin on the cores. The tables
@@ -36,7 +51,7 @@ show medians over the rounds; *spread* is the distance from the 10th to the 90th
 the largest of the competitors'. GFLOP/s count the matrix products only, training as three forward passes.
 
 *Limit* compares fastrnn with the least time this machine could take, from its own multiply-add peak and read
-bandwidth as measured in the same run: the products at the peak, or reading R once a step and W once a
+bandwidth as measured in the same run, an estimate: the products at the peak, or reading R once a step and W once a
 sequence from the cache they fit in, whichever is longer (training reads both once more and writes their gradients)."""
 
 
@@ -65,6 +80,13 @@ def write_docs(results: Results, root: Path = ROOT, name: str = PAGE) -> list[Pa
     return written
 
 
+def shown_on(name: str, root: Path = ROOT) -> set[str]:
+    """The names of the results files that the page of that name, and the one of details, are made from."""
+    pages = [root / "docs" / file for file in (f"{name}.md", details_page(name))]
+    texts = [page.read_text(encoding="utf-8") for page in pages if page.exists()]
+    return {found for text in texts for found in re.findall(r"`bench/results/([^`]+)\.json`", text)}
+
+
 def details_page(name: str) -> str:
     """The file, beside the page of that name, with what was measured apart from the grid."""
     return f"{name}-details.md"
@@ -89,7 +111,8 @@ def performance_page(results: Results, name: str = PAGE) -> str:
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    parts += ["## How it was measured", METHOD.format(details=details_page(name))]
+    weights = WEIGHTS[results.settings.get("method", 1)].format(details=details_page(name))
+    parts += ["## How it was measured", METHOD.format(weights=weights)]
     parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -48,9 +49,8 @@ def summarize(samples: list[float], repetitions: int) -> Timing:
 
 
 def interleaved(names: list[str], round_: int) -> list[str]:
-    """The order of one round: rotated, so that nobody always follows the same neighbour's start or end of a round."""
-    first = round_ % len(names)
-    return names[first:] + names[:first]
+    """The order of one round: another each time, so that nobody always follows the same one; the same in every run."""
+    return random.Random(round_).sample(names, len(names))
 
 
 def wait_until_quiet() -> None:

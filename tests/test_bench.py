@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,12 @@ def test_modes_threads_and_dtypes_share_their_numbers():
 # Interleaved timing
 
 
-def test_the_order_rotates_and_everyone_is_in_every_round():
-    rounds = [timing.interleaved(["a", "b", "c"], k) for k in range(4)]
-    assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+def test_everyone_is_in_every_round_and_follows_everyone_else():
+    rounds = [timing.interleaved(["a", "b", "c"], k) for k in range(40)]
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    followed = {pair for order in rounds for pair in pairwise(order)}
+    assert len(followed) == 6
+    assert rounds == [timing.interleaved(["a", "b", "c"], k) for k in range(40)]
 
 
 def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch):
@@ -117,7 +121,8 @@ def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch
     timings = timing.measure({"a": runner("a"), "b": runner("b")}, 0.0, settle=lambda: log.append("pause"))
     turn = {name: ["pause", f"threads of {name}", name, name] for name in "ab"}
     assert log[: 2 * len(turn["a"])] == turn["a"] + turn["b"]  # warm-up: two calls each
-    assert log[2 * len(turn["a"]) :] == [entry for name in "abbaabbaab" for entry in turn[name]]
+    orders = [timing.interleaved(["a", "b"], k) for k in range(timing.MIN_ROUNDS)]
+    assert log[2 * len(turn["a"]) :] == [entry for order in orders for name in order for entry in turn[name]]
     assert timings["a"].rounds == timing.MIN_ROUNDS == 5
 
 

@@ -41,7 +41,7 @@ LIMITS = """\
 What limits a step:
 
 - The formula is arithmetic that no product hides: an LSTM's unit takes five exponentials and five divisions, a GRU's
-  three, an RNN's one, about 30 vector instructions each, and these need the same two ports as the multiply-adds. Its
+  three, an RNN's one, about 30 vector instructions each, most of them multiply-adds too. Its
   share falls with H: the products grow with H², the formula with H.
 - A tile ends and another begins every `depth` steps of its inner loop, which loads and stores the accumulators.
 - Where W and R, 32 H² bytes of an LSTM and 24 H² of a GRU, outgrow the second-level cache, each step reads them from

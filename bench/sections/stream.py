@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from fastrnn.kernels import compiled
@@ -10,8 +11,8 @@ from fastrnn.kernels.record import of_blocks
 
 from bench import timing
 from bench.cases import CELLS, Case, problem
-from bench.checked import Layer, streamed_layer
-from bench.competitors import Runner
+from bench.checked import Layer, runner_of, streamed_layer
+from bench.competitors import Runner, absent_competitors, prepare_onnxruntime
 from bench.report import CELL_TITLES, MISSING, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
@@ -20,6 +21,14 @@ from fastrnn.memory import address, empty
 TITLE = "One frame at a time"
 SIZES = (32, 64)
 STEP, WRITTEN, KERNEL = "step", "step with out", "kernel"
+CALL, BOUND = "call", "onnxruntime"  # of a whole sequence, one frame long
+COLUMNS = {
+    STEP: "`step(x)`",
+    WRITTEN: "`step(x, out=y)`",
+    KERNEL: "kernel alone",
+    CALL: "call",
+    BOUND: "ONNX Runtime",
+}
 GOALS = {("lstm", 32): 2.5e-6, ("lstm", 64): 4e-6}
 # https://github.com/jatinchowdhury18/RTNeural-compare: one thread of an Intel i7-8700B, sizes known to the compiler;
 # seconds a frame
@@ -40,7 +49,10 @@ def _point(cell: str, H: int, seconds: float) -> dict:
         STEP: Runner(lambda: stream.step(frame), dict),
         WRITTEN: Runner(lambda: stream.step(frame, out=out), dict),
         KERNEL: Runner(kernel_loop(layer, frame)[0], dict),
+        CALL: runner_of(replace(case, T=1)),
     }
+    if "onnxruntime" not in absent_competitors():
+        runners[BOUND] = prepare_onnxruntime(problem(replace(case, T=1)), case.mode, 1)
     timings = timing.measured(runners, seconds)
     for statistic in ("median", "p10", "p90"):
         timings[KERNEL][statistic] /= FRAMES
@@ -87,15 +99,15 @@ def report(points: list[dict]) -> str:
         published = RTNEURAL.get((p["cell"], p["H"]))
         rows.append(
             [CELL_TITLES[p["cell"]], p["H"]]
-            + [f"{1e6 * p['timings'][name]['median']:.2f}" for name in (STEP, WRITTEN, KERNEL)]
+            + [f"{1e6 * p['timings'][name]['median']:.2f}" if name in p["timings"] else MISSING for name in COLUMNS]
             + [f"{1e6 * published:.2f}" if published else MISSING]
         )
-    titles = ("cell", "H", "`step(x)`, µs", "`step(x, out=y)`, µs", "kernel alone, µs", "RTNeural, µs")
+    titles = ("cell", "H", *(f"{title}, µs" for title in COLUMNS.values()), "RTNeural, µs")
     return (
         "Microseconds a frame, I = H, one thread. *Kernel alone* is the compiled part of a step, called in a compiled "
         "loop. RTNeural's figures are [published](https://github.com/jatinchowdhury18/RTNeural-compare) for another "
         "machine, an Intel i7-8700B, and C++ with sizes known to the compiler; they were not measured here. "
         "With `out=y` a step allocates nothing, which is for programs that must not wait for memory; it saves no time. "
-        "Whole-sequence calls of one frame, beside the other libraries', are in the grid.\n\n"
-        + markdown_table(titles, rows, left=1)
+        "*ONNX Runtime* and *call* run a sequence of one frame, its arrays bound, and as any other; beside the other "
+        "libraries they are in the grid.\n\n" + markdown_table(titles, rows, left=1)
     )
