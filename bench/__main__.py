@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.name or default_name(options, description)
     whole = options.report_only or not (options.quick or is_selection(options) or options.dtype != "float32")
     if whole and not options.no_docs:
-        refuse_page(options.page, name)
+        refuse_page(options, name)
     if options.report_only:
         run, wrong = load(name), []
     else:
@@ -137,15 +137,17 @@ def main(arguments: list[str] | None = None) -> int:
     return EXIT_WRONG_RESULTS if wrong else 0
 
 
-def refuse_page(page: str, name: str) -> None:
-    """End the program, before anything is measured, where the page could not be written, or is another machine's."""
+def refuse_page(options: argparse.Namespace, name: str) -> None:
+    """End the program, before anything is measured, where the page could not be written, or where it is another
+    machine's and these results are only of some sections, or made before."""
     if find_spec("matplotlib") is None:
         raise SystemExit("the docs need matplotlib, for a plot; --no-docs leaves them as they are")
-    shown = shown_on(page)
-    if shown and not any(each == name or each.startswith(f"{name}-") for each in shown):
+    shown = shown_on(options.page)
+    other = shown and not any(each == name or each.startswith(f"{name}-") for each in shown)
+    if other and (options.report_only or set(options.sections) != {GRID, *sections()}):
         raise SystemExit(
-            f"docs/{page}.md shows {min(shown, key=len)}, and these results are called {name}: --page P writes another "
-            "page, docs/P.md; --no-docs none"
+            f"docs/{options.page}.md shows {min(shown, key=len)}, and these results are called {name}: --page P writes "
+            "another page, docs/P.md; --no-docs none"
         )
 
 

@@ -432,6 +432,18 @@ def test_the_page_states_ratios_targets_and_where_they_come_from(tmp_path):
         assert fact in page
 
 
+@pytest.mark.parametrize("arguments", [["--sections", "stream"], ["--report-only"]])
+def test_another_machines_page_is_not_replaced_by_a_part_or_by_old_results(arguments, monkeypatch):
+    monkeypatch.setattr(command, "shown_on", lambda page: {"other-machine", "other-machine-stream"})
+    options = command.parse(arguments)
+    with pytest.raises(
+        SystemExit, match=r"docs/performance\.md shows other-machine, and these results are called mine: "
+    ):
+        command.refuse_page(options, "mine")
+    command.refuse_page(options, "other-machine")
+    command.refuse_page(command.parse([]), "mine")
+
+
 def test_a_refused_competitor_is_named_on_the_page():
     run = synthetic(Measurement(FORWARD.case, {"fastrnn": timed(1.0)}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
     page = report.performance_page(run)
