@@ -174,7 +174,7 @@ class Watched:
             for word in (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
         ]
         self._number = len(table) // checksum.PIECE_WORDS
-        words = (checksum.NOT_KNOWN, self._number, At("words", _WORD * checksum.BLOCK_WORDS), *table)
+        words: list[Word] = [checksum.NOT_KNOWN, self._number, At("words", _WORD * checksum.BLOCK_WORDS), *table]
         self._look = Prepared("checksum", words)
         # whether all threads take them
         self.together = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
