@@ -27,18 +27,22 @@ class Prepared:
         of_block = record.of_blocks(self._kernel, 0, 0, 1)
         self._words = np.array([*[0] * WORKER_WORDS, *offsets, *of_block], np.int64)
         self._record = WORKER_WORDS + self._number
-        self._own = [WORKER_WORDS + i for i, buffer in places if buffer == "words"]
-        self._given = np.zeros_like(self._words)  # 1: what a run is given is added there
-        self._given[[WORKER_WORDS + i for i, buffer in places if buffer == "given"]] = 1
+        begin = _WORD * WORKER_WORDS
+        # which words are addresses within the copy, and how many bytes from its beginning
+        self._own = [(WORKER_WORDS + i, begin + offsets[i]) for i, buffer in places if buffer == "words"]
+        self._own.append((self._record + record.BLOCK, 0))
+        given = [WORKER_WORDS + i for i, buffer in places if buffer == "given"]
+        self._given = np.zeros_like(self._words) if given else None  # 1: what a run is given is added there
+        if self._given is not None:
+            self._given[given] = 1
 
     def run(self, number: int, given: int = 0) -> np.ndarray:
         """Run it on so many threads, and return `words` as the kernel has left them."""
-        block = self._words + given * self._given
+        block = self._words.copy() if self._given is None else self._words + given * self._given
         start = address(block)
-        for place in self._own:
-            block[place] += start + _WORD * WORKER_WORDS
+        for place, offset in self._own:
+            block[place] = start + offset
         if number == 1:
-            block[self._record + record.BLOCK] = start
             compiled.run_record(start + _WORD * self._record)
         else:
             threads.run(self._kernel, start, number)

@@ -227,18 +227,21 @@ class Weights:
         self.backward = PackedWeights(layout, dtype, lanes, backward=True)
         self._own = own
         self._known = _Known(None, NOTHING, {})
+        self._changing = False  # whether they had changed when they were last looked at, and so may do at each call
         self._lock = new_lock()
 
     def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
         """The matrices of `forward` or `backward` as they were packed last, and what must not have changed since.
 
-        Arguments as in `current`. Where there are none, or more is to be read than one thread should, `current` ones.
+        Arguments as in `current`. Where there are none, or they keep changing, or more is to be read than one thread
+        should, `current` ones.
         """
         directions = self._directions(source)
         known = self._known
         matrices = known.packed.get(weights)
         held = known.source
-        if matrices is None or held is None or held.directions is not directions or held.watched.together:
+        same = held is not None and held.directions is directions and not held.watched.together
+        if matrices is None or self._changing or not same:
             return self.current(weights, source), NOTHING
         return matrices, known.pieces
 
@@ -255,10 +258,13 @@ class Weights:
         pieces = held.watched.pieces(self._available() if held.watched.together else 1)
         matrices = known.packed.get(weights)
         if matrices is not None and known.source is held and pieces.checksums == known.pieces.checksums:
+            self._changing = False
             return matrices
         with self._lock:
             known = self._known  # another call may have packed them meanwhile
-            packed = known.packed if pieces.checksums == known.pieces.checksums else {}
+            packed = known.packed
+            if pieces.checksums != known.pieces.checksums:
+                packed, self._changing = {}, known.pieces is not NOTHING
             matrices = packed.get(weights)
             if matrices is None:
                 prepared = held.packing.get(weights)
