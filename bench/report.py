@@ -35,6 +35,10 @@ again within the call. Forward they stay as they are, and a call compares their 
 [measured apart]({details}#weights-that-change). ONNX Runtime's inputs and outputs are bound, which spares it the copies
 and checks of `session.run`; JAX's matrices lie as its own libraries keep them, and its calls wait for results.""",
 }
+ORDER = {
+    1: "in rotating order, right after one untimed call",
+    2: "in an order that is drawn, right after untimed calls that wake\nits threads and the processor",
+}
 THIS_METHOD = max(WEIGHTS)
 METHOD = """\
 Every competitor gets the same weights, inputs, initial states and upstream gradients, and is checked first: all
@@ -45,7 +49,7 @@ has no backward pass. All keep their default settings but for the number of thre
 
 {weights}
 
-In each round every competitor is timed once, in rotating order, right after one untimed call, and only when the
+In each round every competitor is timed once, {order}, and only when the
 process's CPU time stands still: worker threads of the one before would otherwise still spin on the cores. The tables
 show medians over the rounds; *spread* is the distance from the 10th to the 90th percentile relative to the median,
 the largest of the competitors'. GFLOP/s count the matrix products only, training as three forward passes.
@@ -111,8 +115,9 @@ def performance_page(results: Results, name: str = PAGE) -> str:
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    weights = WEIGHTS[results.settings.get("method", 1)].format(details=details_page(name))
-    parts += ["## How it was measured", METHOD.format(weights=weights)]
+    method = results.settings.get("method", 1)
+    weights = WEIGHTS[method].format(details=details_page(name))
+    parts += ["## How it was measured", METHOD.format(weights=weights, order=ORDER[method])]
     parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 

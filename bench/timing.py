@@ -19,13 +19,16 @@ MAX_ROUNDS = 500
 MIN_SAMPLE = 1e-3  # seconds; shorter calls are repeated within a sample, against the clock's own cost
 WARM_UP = 0.05  # seconds of calls before the first sample, at least two calls
 LONG_CALL = 0.1  # seconds; a call this long gains nothing from an untimed one just before
+AWAKE = (
+    5e-3  # seconds of untimed calls before a sample, at least one: after a pause a processor comes up to speed slowly
+)
 
 # Worker threads outlive the call that woke them: PyTorch's OpenMP threads spin for about 10 ms, ONNX Runtime's for
 # 50 ms and more, depending on the processor's pause instruction. They would take cores from whoever runs next. Turning
 # the spinning off (OMP_WAIT_POLICY, session.intra_op.allow_spinning) would slow their owners down, and a fixed pause is
 # either too short or a waste. So every library keeps its defaults; between two competitors we wait until this
-# process's own CPU time stands still, which means that all workers are parked; and each competitor makes one untimed
-# call right before its sample, which wakes its workers and warms its caches again.
+# process's own CPU time stands still, which means that all workers are parked; and each competitor makes untimed
+# calls right before its sample, which wake its workers and warm its caches again.
 QUIET_WINDOW = 0.01  # seconds; the kernel accounts for running threads at its tick, every 4 to 10 ms, no oftener
 QUIET_SHARE = 0.05  # of one core over a window
 QUIET_TIMEOUT = 1.0  # seconds
@@ -88,7 +91,7 @@ def measure(
                 settle()
                 runners[name].set_threads()
                 if untimed[name]:
-                    runners[name].call()
+                    _wake(runners[name])
                 samples[name].append(sample(runners[name], repetitions[name]))
     finally:
         if collecting:
@@ -99,6 +102,14 @@ def measure(
 def measured(runners: Mapping[str, Runner], seconds: float) -> dict[str, dict]:
     """What `measure` returns, as a results file has it."""
     return {name: asdict(timed) for name, timed in measure(runners, seconds).items()}
+
+
+def _wake(runner: Runner) -> None:
+    """Untimed calls for AWAKE seconds, at least one."""
+    end = time.perf_counter() + AWAKE
+    runner.call()
+    while time.perf_counter() < end:
+        runner.call()
 
 
 def _warm_up(runner: Runner) -> float:

@@ -112,6 +112,7 @@ def test_everyone_is_in_every_round_and_follows_everyone_else():
 
 def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP", 0.0)
+    monkeypatch.setattr(timing, "AWAKE", 0.0)
     monkeypatch.setattr(timing, "sample", lambda runner, repetitions: runner.call() or 0.01)
     log = []
 
@@ -128,6 +129,7 @@ def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch
 
 def test_short_calls_are_repeated_and_long_ones_make_no_untimed_call(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP", 0.0)
+    monkeypatch.setattr(timing, "AWAKE", 0.0)
     repeated = {"short": [], "long": []}
     duration = {"short": 1e-5, "long": 1.0}
 
