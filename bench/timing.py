@@ -19,9 +19,7 @@ MAX_ROUNDS = 500
 MIN_SAMPLE = 1e-3  # seconds; shorter calls are repeated within a sample, against the clock's own cost
 WARM_UP = 0.05  # seconds of calls before the first sample, at least two calls
 LONG_CALL = 0.1  # seconds; a call this long gains nothing from an untimed one just before
-AWAKE = (
-    5e-3  # seconds of untimed calls before a sample, at least one: after a pause a processor comes up to speed slowly
-)
+AWAKE = 5e-3  # seconds of untimed calls before a sample: after a pause a processor comes up to speed slowly
 
 # Worker threads outlive the call that woke them: PyTorch's OpenMP threads spin for about 10 ms, ONNX Runtime's for
 # 50 ms and more, depending on the processor's pause instruction. They would take cores from whoever runs next. Turning

@@ -250,10 +250,9 @@ class CpuLayer:
         plan = self._planner.plan(kind, batch, workers, by_units)
         of_all = arrays if self.directions == 1 else for_both(arrays)
         matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
-        known = checksums is None or matrices.checksums == checksums
-        if not (known and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
+        if not (matrices.are_of(checksums) and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
             matrices = self.weights.current(weights, source)
-            if checksums is not None and matrices.checksums != checksums:
+            if not matrices.are_of(checksums):
                 raise RuntimeError(CHANGED)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, of_all)
         return matrices

@@ -109,7 +109,8 @@ class SegmentedLayer:
         """Begin the sums of the weight gradients. RuntimeError if the weights have changed since `kept` was."""
         layer = self._layer
         self._backward_weights = layer.weights.current(layer.weights.backward)
-        if self.kept is not None and self._backward_weights.checksums != self.kept.checksums:
+        assert self.kept is not None
+        if not self._backward_weights.are_of(self.kept.checksums):
             raise RuntimeError(CHANGED)
         self._dflat, self._open = np.zeros((2, layer.layout.size), layer.dtype)
         self._taken = [0] * layer.directions  # rows that are in these sums

@@ -151,9 +151,5 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
 
 def run_words(kernel: str, words: Sequence[int], threads: int) -> None:
     """Run the kernel of that name on one argument block: these words, behind those of the workers."""
-    run_block(kernel, np.array([0] * WORKER_WORDS + [*words], np.int64), threads)
-
-
-def run_block(kernel: str, block: np.ndarray, threads: int) -> None:
-    """Run the kernel of that name on one argument block."""
+    block = np.array([0] * WORKER_WORDS + [*words], np.int64)
     run(_compiled().kernel(kernel), address(block), threads)

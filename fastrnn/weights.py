@@ -77,6 +77,10 @@ class Matrices(NamedTuple):
     address: int
     checksums: bytes  # of the parameters that they are made of
 
+    def are_of(self, checksums: bytes | None) -> bool:
+        """Whether of parameters that had these checksums; of any if they are not known."""
+        return checksums is None or self.checksums == checksums
+
 
 class Pieces(NamedTuple):
     """Memory, and the checksums that it had; not to be written to."""

@@ -55,6 +55,6 @@ def report(points: list[dict]) -> str:
     titles = ("cell", "mode", "size", f"{KEPT}, µs", f"{CHANGED}, µs", "more, µs")
     return (
         "One thread. A call compares checksums of the weights with those it packed last, and packs them again if they "
-        "differ: forward once, in training for the backward pass too. One number is changed, in place. Wherever else "
-        "training is timed, it is with weights that change.\n\n" + markdown_table(titles, rows, left=3)
+        "differ: forward once, in training for the backward pass too. One number is changed, in place.\n\n"
+        + markdown_table(titles, rows, left=3)
     )
