@@ -80,12 +80,17 @@ def planes_locator(run: Pass, planes: Sequence[str], dtype: str) -> Callable:
     return locate
 
 
-def planes_writer(planes: Sequence[tuple[int, str]], dtype: str, position: int = 0) -> Callable:
+def planes_writer(planes: Sequence[tuple[int, str]], dtype: str) -> Callable:
     """write(addresses, values): number `i` of the tuple to the plane, for each (i, plane) given."""
-    if position == len(planes):
+    return writer([(number, storer(stored(plane, dtype))) for number, plane in planes])
+
+
+def writer(stores: Sequence[tuple[int, Callable]], position: int = 0) -> Callable:
+    """write(addresses, values): for each (i, store) given, number `i` of the tuple to the next address."""
+    if position == len(stores):
         return device(lambda addresses, values: None)
-    number, plane = planes[position]
-    store, others = storer(stored(plane, dtype)), planes_writer(planes, dtype, position + 1)
+    number, store = stores[position]
+    others = writer(stores, position + 1)
 
     @device
     def write(addresses, values):

@@ -11,7 +11,7 @@ from functools import cache
 
 from numba import cuda
 
-from .access import fetcher, planes_locator, planes_reader, planes_writer
+from .access import fetcher, planes_locator, planes_reader, planes_writer, writer
 from .gate import product_adder
 from .geometry import (
     BATCH,
@@ -232,7 +232,8 @@ def _formula(run: Pass, number: int, dtype: str, saving: bool, has_bias: bool) -
     locate = planes_locator(run, [plane for _, plane in written], dtype)
     write = planes_writer(written, dtype)
     exchanged = _exchanged(run, written)
-    locate_exchanged, exchange = _exchange_locator(exchanged, number, dtype), _exchange_writer(exchanged, dtype)
+    locate_exchanged = _exchange_locator(exchanged, number, dtype)
+    exchange = writer([(value, exchange_storer(dtype)) for value, _, _ in exchanged])  # for the other blocks
     biases = {bias.plane for bias in run.biases}
     streamed = [p for p in (*stage.begins, *stage.reads) if p not in biases and p not in WIDE and p != "zero"]
     locate_next, fetch = planes_locator(run, streamed, dtype), fetcher(len(streamed))
@@ -282,21 +283,6 @@ def _exchange_locator(exchanged: list[tuple[int, int, int]], number: int, dtype:
         return (load_word(geometry + exchange_at) + place * size, *others(geometry, step, row, unit))
 
     return locate
-
-
-def _exchange_writer(exchanged: list[tuple[int, int, int]], dtype: str, position: int = 0) -> Callable:
-    """write(addresses, values): for the other blocks."""
-    if position == len(exchanged):
-        return device(lambda addresses, values: None)
-    value, store = exchanged[position][0], exchange_storer(dtype)
-    others = _exchange_writer(exchanged, dtype, position + 1)
-
-    @device
-    def write(addresses, values):
-        store(addresses[position], values[value])
-        others(addresses, values)
-
-    return write
 
 
 def word_of(number: int, slot: Stage) -> int:
