@@ -13,7 +13,7 @@ from .copying import states_before
 from .kernels.target import vector_unit
 from .lengths import PackedRows
 from .memory import address, empty
-from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
+from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout
 from .passes import (
     FORWARD_KIND,
     SAVING_KIND,
@@ -95,6 +95,13 @@ class CpuLayer:
         self.weights = Weights(layout, own, dtype, lanes, available)
         self.sharing = Sharing(layout, dtype.itemsize, lanes, available)
         self._planner = Planner(layout, dtype, self.weights, self.sharing)
+        # a sum that is the gradient of two biases, in these rows, is computed for the first
+        H = self.hidden_size
+        self._shared_biases = [
+            (*entry.biases, slice(entry.gate * H, (entry.gate + len(entry.planes)) * H))
+            for entry in layout.cell.weight_gradients
+            if len(entry.biases) == 2 and entry.biases[0] in layout.shapes
+        ]
         self._idle: deque[Memory] = deque(maxlen=1)
         self._without = 0  # so many passes have not asked for it since the last one that did
 
@@ -142,16 +149,17 @@ class CpuLayer:
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[dict[str, np.ndarray]]]:
         """As `Sequence.backward`."""
-        dflat = np.zeros(self.layout.size, self.dtype)
+        dflat = np.empty(self.layout.size, self.dtype)
         dx, dstates_0 = self._run_backward(saved, dy, dstates, weights, dflat)
         self.release(saved)
         return dx, dstates_0, self.named_gradients(dflat)
 
     def named_gradients(self, dflat: np.ndarray) -> list[dict[str, np.ndarray]]:
         """For each direction {short name: gradient}, views into what the backward kernel has summed up."""
-        gradients = list(map(present, self.layout.views(dflat)))
+        gradients = self.layout.views(dflat)
         for direction in gradients:
-            self._copy_shared_biases(direction)
+            for first, second, rows in self._shared_biases:
+                direction[second][rows] = direction[first][rows]
         return gradients
 
     def gradients_in_time(
@@ -305,11 +313,3 @@ class CpuLayer:
         if flats is None or not all(n <= len(m) <= _MOST_ROOM * n for n, m in zip(sizes, flats, strict=True)):
             flats = [empty((n,), self.dtype) for n in sizes]
         return Memory(lead, flats, *(m[:n].reshape(each) for m, n, each in zip(flats, sizes, shapes, strict=True)))
-
-    def _copy_shared_biases(self, gradients: dict[str, np.ndarray]) -> None:
-        """A sum that is the gradient of two biases was computed for the first."""
-        H = self.hidden_size
-        for entry in self.cell.weight_gradients:
-            if len(entry.biases) == 2 and entry.biases[0] in gradients:
-                rows = slice(entry.gate * H, (entry.gate + len(entry.planes)) * H)
-                gradients[entry.biases[1]][rows] = gradients[entry.biases[0]][rows]

@@ -161,13 +161,16 @@ class Network:
         if padded is not None:
             dy = None if dy is None else self.layers[-1].pack(padded, dy)
             dstates = padded.sort(dstates)
-        if isinstance(saved, _Saved):
-            dx, dstates_0, all_dweights = self._layer_by_layer_back(saved, dy, dstates)
-        else:
+        if not isinstance(saved, _Saved):
             dx, dstates_0, all_dweights = saved.backward(self.layers, dy, dstates)
+        elif len(self.layers) == 1:
+            dx, dstates_0, dweights = self.layers[0].backward(saved.layers.pop(), dy, dstates)
+            all_dweights = [dweights]
+        else:
+            dx, dstates_0, all_dweights = self._layer_by_layer_back(saved, dy, dstates)
         named: dict[str, np.ndarray] = {}
-        for number, (layer, dweights) in enumerate(zip(self.layers, all_dweights, strict=True)):
-            named |= layer.layout.named(number, dweights)
+        for number, dweights in enumerate(all_dweights):
+            named |= self.layers[number].layout.named(number, dweights)
         if padded is not None:
             dx, dstates_0 = self.layers[0].unpack(padded, dx), padded.unsort(dstates_0)
         return dx, dstates_0, named
@@ -267,4 +270,4 @@ class _Saved(NamedTuple):
 
 def _stacked(layers: list[States]) -> States:
     """The states of all layers, (L*D, B, n), from each layer's (D, B, n)."""
-    return layers[0] if len(layers) == 1 else tuple([np.concatenate(s) for s in zip(*layers, strict=True)])
+    return tuple([np.concatenate(s) for s in zip(*layers, strict=True)])

@@ -10,7 +10,7 @@ import numpy as np
 from .kernels.cells import Cell, cell_of
 from .memory import empty
 
-# for each direction {short name: array}; biases may be None
+# for each direction {short name: array}
 Directions = Sequence[Mapping[str, Any]]
 
 CHANGED = (
@@ -68,11 +68,10 @@ class ParameterLayout:
             [(short, slice(start, start + math.prod(self.shapes[short])), self.shapes[short]) for short, start in own]
             for own in map(dict.items, self.offsets)
         ]
-        self._absent: dict[str, Any] = {} if bias else {"bias_ih": None, "bias_hh": None}
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
-        """For each direction {short name: view, or None} into `flat`, `size` numbers in an array of any library."""
-        return [self._absent | {short: flat[span].reshape(shape) for short, span, shape in own} for own in self._spans]
+        """For each direction {short name: view} into `flat`, `size` numbers in an array of any library."""
+        return [{short: flat[span].reshape(shape) for short, span, shape in own} for own in self._spans]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""
@@ -119,8 +118,3 @@ def state_widths(name: str, hidden_size: int, proj_size: int) -> tuple[int, ...]
     """The widths of the states of a cell: (R,), or (R, H) for the LSTM."""
     output_size = proj_size or hidden_size
     return (output_size, hidden_size) if name == "lstm" else (output_size,)
-
-
-def present(direction: Mapping[str, Any]) -> dict[str, Any]:
-    """What one direction has under the short names, without the biases that are None."""
-    return {short: values for short, values in direction.items() if values is not None}

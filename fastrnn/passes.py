@@ -41,7 +41,7 @@ class BackwardArrays(NamedTuple):
     x: Any
     y: Any
     dy: Any  # (T, B, D*R)
-    dflat: Any  # the gradients of all parameters, flat; added to
+    dflat: Any  # the gradients of all parameters, flat; added to where a pass is `continued`
     h_0: Any
     c_0: Any
     gates: Any

@@ -289,7 +289,9 @@ class Planner:
             bias: Word = 0
             if entry.biases and entry.biases[0] in offsets:
                 bias = At(f"dflat {d}", offsets[entry.biases[0]] + entry.gate * H * size)
-            words: tuple[Word, ...] = (gate, gate_row, width, At(f"rows {d}"), bias, sign, *cut, len(entry.products))
+            rows = At(f"rows {d}")
+            adds = int(kind.continued)
+            words: tuple[Word, ...] = (gate, gate_row, width, rows, bias, sign, *cut, adds, len(entry.products))
             for weight, operand in entry.products:
                 words += product(weight, operand, entry.gate)
             jobs.append(words + (0,) * (weight_gradient.JOB_WORDS - len(words)))

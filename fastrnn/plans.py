@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import threads
-from .kernels import compiled
+from .kernels import checksum, compiled
 from .kernels import record as r
 from .memory import address, empty
 from .templates import Template
@@ -65,7 +65,7 @@ class Workspace:
         template.write(self.block)
         self.block_address = address(self.block)
         self._work = empty((work_bytes,), _BYTES)
-        record = template.record(self.block, address(self._work), kernel, compiled.kernel("checksum"))
+        record = template.record(self.block, address(self._work), kernel, compiled.kernel(checksum.kernel_name()))
         self._alive = template, record
         self._record, self._record_address = record.data, address(record)
         self._pack = struct.Struct(f"{r.VALUES - r.PIECES + template.numbers}q").pack_into

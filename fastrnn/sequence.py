@@ -6,7 +6,7 @@ import numpy as np
 
 from . import reference
 from .lengths import PackedRows, Padded
-from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout, present
+from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -133,8 +133,8 @@ class Sequence:
                 s[d, batch] = s_0
             with np.errstate(all="ignore"):
                 dx[where] += dx_d
-                for short, gradient in present(dweights_d).items():
-                    dweights[d][short] += gradient
+                for short, total in dweights[d].items():
+                    total += dweights_d[short]
         return dx, dstates_0, dweights
 
     def _backward_empty(
@@ -144,7 +144,7 @@ class Sequence:
         return np.zeros_like(saved.x), dstates_0, self._zero_gradients()
 
     def _zero_gradients(self) -> list[dict[str, np.ndarray]]:
-        return list(map(present, self.layout.views(np.zeros(self.layout.size, self.dtype))))
+        return self.layout.views(np.zeros(self.layout.size, self.dtype))
 
 
 class _Saved(NamedTuple):

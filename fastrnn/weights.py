@@ -175,18 +175,19 @@ class Watched:
             word
             for array in arrays
             for start in range(0, array.nbytes, _PIECE_BYTES)
-            for word in (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0)
+            for word in (address(array) + start, min(_PIECE_BYTES, array.nbytes - start), 0, 0)
         ]
         self._number = len(table) // checksum.PIECE_WORDS
         words: list[Word] = [checksum.NOT_KNOWN, self._number, At("words", _WORD * checksum.BLOCK_WORDS), *table]
-        self._look = Prepared("checksum", words)
+        self._look = Prepared(checksum.kernel_name(), words)
         # whether all threads take them
         self.together = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
 
     def pieces(self, number: int) -> Pieces:
         """The pieces and their checksums as they are now, taken by so many threads."""
         table = self._look.run(number)[checksum.BLOCK_WORDS :]
-        return Pieces(table, self._number, address(table), table[checksum.CHECKSUM :: checksum.PIECE_WORDS].tobytes())
+        checksums = table.reshape(self._number, checksum.PIECE_WORDS)[:, checksum.CHECKSUM :]
+        return Pieces(table, self._number, address(table), checksums.tobytes())
 
 
 class _Source:
@@ -295,4 +296,4 @@ class Weights:
         """The memory that these parameters are in."""
         if self._own is not None and directions is self._own.directions:
             return [self._own.flat]
-        return [array for direction in directions for array in direction.values() if array is not None]
+        return [array for direction in directions for array in direction.values()]

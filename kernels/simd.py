@@ -245,6 +245,15 @@ def vectors(dtype: str, lanes: int) -> SimpleNamespace:
         return vector(element.numba), lower
 
     @intrinsic
+    def spread(typing, address):
+        """The number at an address, in all lanes."""
+
+        def lower(context, builder, sig, args):
+            return splat(builder, builder.load(pointer(builder, args[0], element.llvm)), lanes)
+
+        return vector(types.int64), lower
+
+    @intrinsic
     def fetch(typing, address):
         def lower(context, builder, sig, args):
             prefetch(builder, args[0])
@@ -252,7 +261,9 @@ def vectors(dtype: str, lanes: int) -> SimpleNamespace:
 
         return types.void(types.int64), lower
 
-    return SimpleNamespace(fetch=fetch, itemsize=element.itemsize, load=load, store=store, broadcast=broadcast)
+    return SimpleNamespace(
+        itemsize=element.itemsize, load=load, spread=spread, store=store, broadcast=broadcast, fetch=fetch
+    )
 
 
 # --- functions of vectors ----------------------------------------------------------------------------------------

@@ -47,6 +47,12 @@ def vector_unit() -> VectorUnit:
     return VectorUnit(128, 16 if "xmm" in assembly else 32)
 
 
+def offers(feature: str) -> bool:
+    """Whether that CPU has what LLVM calls `feature`, such as "vaes"."""
+    *_, features = cpu_target.target_context.codegen().magic_tuple()
+    return f"+{feature}" in features.split(",")
+
+
 @cache
 def target_hash() -> str:
     """Of what Numba compiles for: system, CPU and its features."""

@@ -1,10 +1,11 @@
-"""Weight gradients: out += gateᵀ @ operand, summed over the rows of all steps.
+"""Weight gradients: out = gateᵀ @ operand, summed over the rows of all steps.
 
 Gates that meet two operands, x and h, are transposed once for both.
 
 Rows are taken in the order in which the backward loop comes to their steps, 512 at a time. Within such a block each
-element is one chain of fused multiply-adds that starts from 0; the blocks are then added in order. That bounds the
-rounding error of long sequences, and does not depend on threads or vector width.
+element is one chain of fused multiply-adds that starts from 0; the blocks are then added in order, to 0 first or to
+what earlier calls have left. That bounds the rounding error of long sequences, and does not depend on threads or
+vector width.
 
 Nor does it depend on how the steps are cut into calls: a block that one call begins and the next goes on with is *open*
 in between, and its chains are kept beside the results.
@@ -15,7 +16,7 @@ from numba import njit
 from .calls import call
 from .formula import scratch_access
 from .options import OPTIONS
-from .simd import lanes_of, vectors
+from .simd import fma, lanes_of, vectors
 from .tile import tallest, widest
 from .transposing import transpose
 from .words import larger, load_word, smaller
@@ -31,16 +32,19 @@ SIGN = 5  # 1: rows are taken from the first in memory to the last; -1: from the
 BEFORE = 6  # how many rows of the open block earlier calls have taken, less than 512
 MORE = 7  # 1 if a later call will go on: an unfinished block is left open; else 0
 OPEN = 8  # bytes from a place in the results, biases too, to where the open block's chain is kept; 0 if never used
-PRODUCTS = 9  # 1 or 2 products, each described by the words
-PRODUCT = 10  # at PRODUCT + PRODUCT_WORDS * number:
+ADDS = 9  # 1: the first block is added to what the results hold; 0: what they hold counts for nothing
+PRODUCTS = 10  # 1 or 2 products, each described by the words
+PRODUCT = 11  # at PRODUCT + PRODUCT_WORDS * number:
 OPERAND, OPERAND_ROW, UNITS, OUT, EDGE_ROWS, EDGE_OPERAND, EDGE_ROW = range(7)
 # what is multiplied, (rows, units): address of row 0, bytes from row to row, units
-# address of the gradient, (width, units), contiguous; added to
+# address of the gradient, (width, units), contiguous
 # the EDGE_ROWS rows taken last are elsewhere: the address of the first of them in memory, and bytes from row to row
 PRODUCT_WORDS = 7
 JOB_WORDS = PRODUCT + 2 * PRODUCT_WORDS
 
 BLOCK_ROWS = 512
+# a tile of so few rows takes longer to call than to run (Zen 3; LSTM and RNN, H 64 and 256)
+_FEW_ROWS = 8
 _TILE_VECTORS = 32  # room for the accumulators of one tile
 _APART = 64  # bytes between lines, and groups: at a power of two's distance few of them would fit in the cache's sets
 _WIDTH_AT_ONCE = 96  # so many transposed gate rows stay in the second-level cache
@@ -58,7 +62,7 @@ def make_weight_gradient(dtype: str):
     """add(tile, job, thread, threads, scratch): this thread's part of one job, by rows of the result."""
     lanes = lanes_of(dtype)
     vector = vectors(dtype, lanes)
-    load, store, fetch, size = vector.load, vector.store, vector.fetch, vector.itemsize
+    load, spread, store, fetch, size = vector.load, vector.spread, vector.store, vector.fetch, vector.itemsize
     vector_bytes = lanes * size
     turn = transpose(dtype, lanes)
     most_rows = tallest(1)
@@ -124,24 +128,49 @@ def make_weight_gradient(dtype: str):
             store(totals + offset, lanes, load(bias + offset, width - first) if goes_on else broadcast(0))
 
     @njit(**OPTIONS)
-    def conclude_totals(bias, width, kept, closes, totals):
-        """Add the sums to the gradient of the biases, or keep them. `kept` and `closes` as in `add_block`."""
+    def conclude_totals(bias, width, kept, closes, adds, totals):
+        """Make the sums the gradient of the biases, or keep them. `kept`, `closes` and `adds` as in `add_block`."""
         for first in range(0, width, lanes):
             offset = first * size
             total = load(totals + offset, lanes)
             if closes:
-                store(bias + offset, width - first, load(bias + offset, width - first) + total)
+                earlier = load(bias + offset, width - first) if adds else broadcast(0)
+                store(bias + offset, width - first, earlier + total)
             else:
                 store(bias + kept + offset, width - first, total)
 
     @njit(**OPTIONS)
-    def add_block(tile, gate, width, operand, rows, units, out, sums, kept, goes_on, closes):
-        """out (width, units) += gate (width, 512) @ operand (groups, rows, lanes).
+    def add_few_rows(gate, width, operand, rows, units, out, kept, goes_on, closes, adds):
+        """As `add_block`."""
+        zero = broadcast(0)
+        group_bytes = rows * vector_bytes + _APART
+        result = out if closes else out + kept
+        for r in range(width):
+            place = operand
+            for unit in range(0, units, lanes):
+                count = units - unit
+                offset = (r * units + unit) * size
+                total = load(out + kept + offset, count) if goes_on else zero
+                for k in range(rows):
+                    total = fma(load(place + k * vector_bytes, lanes), spread(gate + k * size), total)
+                if closes:
+                    total = (load(result + offset, count) if adds else zero) + total
+                store(result + offset, count, total)
+                place += group_bytes
+            gate += line_bytes
+
+    @njit(**OPTIONS)
+    def add_block(tile, gate, width, operand, rows, units, out, sums, kept, goes_on, closes, adds):
+        """out (width, units) = gate (width, 512) @ operand (groups, rows, lanes).
 
         kept     bytes from `out` to the chains of an open block
         goes_on  the sums begin with these chains
-        closes   the sums are added to `out`; else they are kept
+        closes   the sums go to `out`; else they are kept
+        adds     there they are added to what `out` holds
         """
+        if rows <= _FEW_ROWS:
+            add_few_rows(gate, width, operand, rows, units, out, kept, goes_on, closes, adds)
+            return
         zero = broadcast(0)
         group_bytes = rows * vector_bytes + _APART
         result = out if closes else out + kept
@@ -189,7 +218,9 @@ def make_weight_gradient(dtype: str):
                         count = units - g * lanes
                         target = result + (r * units + g * lanes) * size
                         total = get(place)[0]
-                        store(target, count, load(target, count) + total if closes else total)
+                        if closes:
+                            total = (load(target, count) if adds else zero) + total
+                        store(target, count, total)
                         place += vector_bytes
                 row += height
             group += groups
@@ -210,6 +241,7 @@ def make_weight_gradient(dtype: str):
             rows = smaller(BLOCK_ROWS - before, all_rows - start)
             goes_on = before > 0
             closes = before + rows == BLOCK_ROWS or load_word(job, MORE) == 0
+            adds = start > 0 or load_word(job, ADDS) == 1
             group_bytes = rows * vector_bytes + _APART
             turned = scratch
             for number in range(products):
@@ -224,13 +256,13 @@ def make_weight_gradient(dtype: str):
                 begin_totals(place + kept, width, goes_on and bias != 0, totals)
                 turn_gate(gate + part * size, gate_row, width, rows, turned, totals)
                 if bias != 0:
-                    conclude_totals(place, width, kept, closes, totals)
+                    conclude_totals(place, width, kept, closes, adds, totals)
                 operand = scratch
                 for number in range(products):
                     product = job + 8 * (PRODUCT + number * PRODUCT_WORDS)
                     units = load_word(product, UNITS)
                     out = load_word(product, OUT) + part * units * size
-                    add_block(tile, turned, width, operand, rows, units, out, sums, kept, goes_on, closes)
+                    add_block(tile, turned, width, operand, rows, units, out, sums, kept, goes_on, closes, adds)
                     operand += ((units + lanes - 1) // lanes) * group_bytes
             gate += rows * gate_row
             start += rows

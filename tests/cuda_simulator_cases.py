@@ -454,7 +454,7 @@ def test_tensors_give_what_numpy_arrays_give(kind, dtype):
     problem = random_problem(layer, 3, 2)
     expected = everything(layer, problem)
     cuda = layer._network.layers[0]
-    cuda.parameters._seen["torch"] = cuda.parameters.views(
+    cuda.parameters._seen["torch"] = cuda.parameters.layout.views(
         tensors.from_host_as(np.float32(cuda.parameters.flat), dtype)
     )
     up = functools.partial(map, lambda array: tensors.from_host_as(np.float32(array), dtype))

@@ -104,7 +104,7 @@ class CudaLayer:
         T, B, input_size = x.shape
         H, R, D = self.hidden_size, self.output_size, self.directions
         wide_dtype = wide(self.dtype)
-        gradients = self.parameters.views(arrays.zeros(self.parameters.flat.shape, self.dtype))
+        gradients = self.parameters.layout.views(arrays.zeros(self.parameters.flat.shape, self.dtype))
         if T * B == 0:
             return arrays.zeros(x.shape, self.dtype), self._gradients_passed_through(arrays, B, dstates), gradients
         dx = [arrays.empty((T * B, input_size), self.dtype) for _ in range(D)]

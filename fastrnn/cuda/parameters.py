@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn.kernels.cuda.launch import wait_for_device
-from fastrnn.parameters import ParameterLayout, present
+from fastrnn.parameters import ParameterLayout
 
 from .arrays import Array, Arrays
 
@@ -21,7 +21,7 @@ class DeviceParameters:
         self.arrays = arrays
         self.dtype = dtype
         self.flat = arrays.zeros((layout.size,), dtype)
-        self.directions = self.views(self.flat)
+        self.directions = layout.views(self.flat)
         self._seen = {arrays.name: self.directions}
 
     def get(self) -> np.ndarray:
@@ -35,12 +35,8 @@ class DeviceParameters:
         self.flat[...] = self.arrays.from_host_as(values, self.dtype)
         wait_for_device()  # and later ones find them written
 
-    def views(self, flat: Array) -> list[dict[str, Array]]:
-        """As `ParameterLayout.views`; without biases if there are none."""
-        return list(map(present, self.layout.views(flat)))
-
     def seen_by(self, arrays: Arrays) -> list[dict[str, Array]]:
         """The same memory as arrays of another library."""
         if arrays.name not in self._seen:
-            self._seen[arrays.name] = self.views(arrays.shared(self.flat))
+            self._seen[arrays.name] = self.layout.views(arrays.shared(self.flat))
         return self._seen[arrays.name]

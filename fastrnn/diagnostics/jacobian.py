@@ -100,9 +100,9 @@ def step_jacobians(run: Run, layer_index: int, direction: int) -> np.ndarray:
     if cell == "lstm":
         values["c_prev"] = layer_run.previous(direction, 1)
     weights = layer_run.sequence.parameters.directions[direction]
-    present = {name: w.astype(np.float64) for name, w in weights.items() if w is not None}
+    wide = [{name: array.astype(np.float64) for name, array in each.items()} for each in (values, weights)]
     with np.errstate(all="ignore"):
-        return _JACOBIANS[cell]({name: v.astype(np.float64) for name, v in values.items()}, present)
+        return _JACOBIANS[cell](*wide)
 
 
 # The Jacobian of one step of each cell, for values (..., H) and weights of one direction. A prime marks the step

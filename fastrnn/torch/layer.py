@@ -75,9 +75,7 @@ class Layer:
         if len(weights) != len(self._shapes) or not all(map(self._fits, weights, self._shapes)):
             return None
         numbers = iter([w.detach().numpy() for w in weights])
-        shorts = self.layout.shapes
-        bias = {} if "bias_ih" in shorts else {"bias_ih": None, "bias_hh": None}
-        arrays = [bias | {short: next(numbers) for short in shorts} for _ in range(self.directions)]
+        arrays = [{short: next(numbers) for short in self.layout.shapes} for _ in range(self.directions)]
         self._bound = Bound(key, arrays)
         return arrays
 
