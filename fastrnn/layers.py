@@ -7,6 +7,7 @@ In the shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `P` p
 import copy
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -79,10 +80,17 @@ class Recurrent:
             )
         initial_seed, dropout_seed = np.random.SeedSequence(seed).spawn(2)
         self._generator = np.random.Generator(np.random.PCG64(dropout_seed))
-        self._allocate()
-        generator = np.random.default_rng(initial_seed)
-        for sequence in self.sequences:
-            sequence.parameters.set(sequence.layout.drawn(generator))
+        numbers = sum(layout.size for layout in self._parameter_layouts())
+        try:
+            if numbers * self.dtype.itemsize > sys.maxsize:
+                raise MemoryError("more than any array can have")
+            self._allocate()
+            generator = np.random.default_rng(initial_seed)
+            for sequence in self.sequences:
+                sequence.parameters.set(sequence.layout.drawn(generator))
+        except MemoryError as error:
+            sizes = f"input_size = {input_size}, hidden_size = {hidden_size}, num_layers = {num_layers}"
+            raise MemoryError(f"{sizes}: {numbers:,} parameters do not fit into memory: {error}") from error
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Options that can be changed are checked as in the constructor; the others and parameters: AttributeError."""

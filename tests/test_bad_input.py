@@ -26,6 +26,8 @@ CONSTRUCTOR_ERRORS = {
     "input_size bool": ({"input_size": True}, TypeError, "input_size: expected an integer, got True (bool)"),
     "hidden_size negative": ({"hidden_size": -1}, ValueError, "hidden_size: expected an integer of at least 1, got -1"),
     "hidden_size float": ({"hidden_size": 5.0}, TypeError, "hidden_size: expected an integer, got 5.0 (float)"),
+    "hidden_size endless": ({"hidden_size": 10**10}, MemoryError, "hidden_size = 10000000000, num_layers = 1: "),
+    "hidden_size huge": ({"hidden_size": 10**7}, MemoryError, "parameters do not fit into memory: Unable to allocate"),
     "num_layers zero": ({"num_layers": 0}, ValueError, "num_layers: expected an integer of at least 1, got 0"),
     "num_layers text": ({"num_layers": "2"}, TypeError, "num_layers: expected an integer, got '2' (str)"),
     "bias text": ({"bias": "relu"}, TypeError, "bias: expected True or False, got 'relu' (str)"),
