@@ -4,6 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .kernels.locks import free_in_children
+
+
+def forkable(generator: np.random.Generator) -> np.random.Generator:
+    """The generator, which a process that is forked while another thread draws can use too."""
+    free_in_children(generator.bit_generator.lock)
+    return generator
+
 
 class Dropout(NamedTuple):
     """At work: what draws the masks, and how likely an element is dropped."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from . import files, validation
+from .dropout import forkable
 from .network import Backward, Network
 from .parameters import ParameterLayout
 from .validation import Lengths, State
@@ -79,7 +80,7 @@ class Recurrent:
                 f"dropout acts between layers: dropout={dropout} has no effect with num_layers=1", stacklevel=3
             )
         initial_seed, dropout_seed = np.random.SeedSequence(seed).spawn(2)
-        self._generator = np.random.Generator(np.random.PCG64(dropout_seed))
+        self._generator = forkable(np.random.Generator(np.random.PCG64(dropout_seed)))
         numbers = sum(layout.size for layout in self._parameter_layouts())
         try:
             if numbers * self.dtype.itemsize > sys.maxsize:
@@ -258,6 +259,7 @@ class Recurrent:
         state = state.copy()
         flats = state.pop("flats")
         self.__dict__.update(state)
+        forkable(self._generator)
         self._allocate()
         for sequence, flat in zip(self.sequences, flats, strict=True):
             sequence.parameters.set(flat)

@@ -77,6 +77,9 @@ class Network:
 
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
         """Copy these arrays into the parameters; the layer has checked them."""
+        read_only = [name for name in values if not self.parameters[name].flags.writeable]
+        if read_only:
+            raise ValueError(f"{', '.join(read_only)}: expected to be written to, got an array made read-only")
         for name, value in values.items():
             self.parameters[name][...] = value
 

@@ -88,10 +88,9 @@ def flag(name: str, value: Any) -> bool:
 def probability(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {value!r} ({type(value).__name__})")
-    number = float(value)
-    if not 0 <= number <= 1:
+    if not 0 <= value <= 1:  # type: ignore[operator]
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
-    return number
+    return float(value)
 
 
 def _largest(dtype: np.dtype) -> float:
@@ -177,8 +176,10 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
     for name, value in mapping.items():
         if name not in parameters:
             wrong_values.append(f"{name}: no such parameter")
-        elif not hasattr(value, "__array__") or not hasattr(value, "dtype") or isinstance(value, np.generic):
+        elif not hasattr(value, "__array__") or not hasattr(value, "dtype") or isinstance(value, np.generic | type):
             wrong_types.append(f"{name}: expected an array, got {type(value).__name__}")
+        elif getattr(value, "is_sparse", False) or getattr(value, "is_meta", False):
+            wrong_types.append(f"{name}: expected a dense tensor with values, got {value.layout} on {value.device}")
         elif isinstance(value, np.ma.MaskedArray):
             wrong_types.append(f"{name}: expected an array without a mask, got {type(value).__name__}")
         else:
@@ -197,7 +198,7 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
 def _host_copy(value: Any, dtype: np.dtype) -> np.ndarray:
     """A copy, because a value may be a view of one of the parameters."""
     if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 for it, whose numbers are float32's
-        value = value.detach().cpu()
+        value = value.detach().cpu().resolve_neg()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()  # its __array__ is NumPy 1's
     elif hasattr(value, "copy_to_host"):  # an array of Numba's on a GPU
         value = value.copy_to_host()

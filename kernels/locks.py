@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from typing import Any
 
 
 def new_lock() -> threading.Lock:
@@ -12,16 +13,21 @@ def new_lock() -> threading.Lock:
     yet begun that gives it back, or before it is given back. It would stay taken for ever.
     """
     lock = threading.Lock()
-    _living.add(lock)
+    free_in_children(lock)
     return lock
 
 
-_living: "weakref.WeakSet[threading.Lock]" = weakref.WeakSet()
+def free_in_children(lock: Any) -> None:
+    """In forked processes too, a lock of Python's, RLock or Lock, that somebody else has made."""
+    _living.add(lock)
+
+
+_living: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def _renew_all() -> None:
     for lock in list(_living):
-        lock._at_fork_reinit()  # type: ignore[attr-defined]  # as Python's own modules do
+        lock._at_fork_reinit()  # as Python's own modules do
 
 
 if hasattr(os, "register_at_fork"):

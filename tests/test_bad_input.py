@@ -26,6 +26,7 @@ CONSTRUCTOR_ERRORS = {
     "input_size bool": ({"input_size": True}, TypeError, "input_size: expected an integer, got True (bool)"),
     "hidden_size negative": ({"hidden_size": -1}, ValueError, "hidden_size: expected an integer of at least 1, got -1"),
     "hidden_size float": ({"hidden_size": 5.0}, TypeError, "hidden_size: expected an integer, got 5.0 (float)"),
+    "dropout endless": ({"dropout": 10**400}, ValueError, "dropout: expected a number from 0 to 1, got 1000000"),
     "hidden_size endless": ({"hidden_size": 10**10}, MemoryError, "hidden_size = 10000000000, num_layers = 1: "),
     "hidden_size huge": ({"hidden_size": 10**7}, MemoryError, "parameters do not fit into memory: Unable to allocate"),
     "num_layers zero": ({"num_layers": 0}, ValueError, "num_layers: expected an integer of at least 1, got 0"),
@@ -274,6 +275,7 @@ LOAD_ERRORS = {
     ),
     "without dtype": ({"bias_hh_l0": _Arraylike()}, TypeError, "bias_hh_l0: expected an array, got _Arraylike"),
     "scalar": ({"bias_hh_l0": np.float32(0)}, TypeError, "bias_hh_l0: expected an array, got float32"),
+    "type": ({"bias_hh_l0": np.float32}, TypeError, "bias_hh_l0: expected an array, got type"),
     "float64": ({"bias_hh_l0": zeros(15, dtype="float64")}, TypeError, "bias_hh_l0: expected float32, got float64"),
     "int64": ({"bias_hh_l0": zeros(15, dtype="int64")}, TypeError, "bias_hh_l0: expected float32, got int64"),
     "shape": ({"bias_hh_l0": zeros(1)}, ValueError, "bias_hh_l0: expected shape (15,), got (1,)"),
@@ -295,6 +297,23 @@ def test_load_state_dict_refuses_and_loads_nothing(make, wrong):
     layer = make(fastrnn.GRU)
     values = _values(layer, **changes)
     _assert_refused(layer, lambda layer: layer.load_state_dict(values), error, message, values)
+
+
+@pytest.mark.parametrize(("how", "shown"), [("meta", "torch.strided on meta"), ("sparse", "torch.sparse_coo on cpu")])
+def test_load_state_dict_refuses_tensors_without_memory_of_their_own(make, how, shown):
+    torch = pytest.importorskip("torch")
+    layer, tensor = make(fastrnn.GRU), torch.zeros(15, 5)
+    values = _values(layer, weight_hh_l0=tensor.to("meta") if how == "meta" else tensor.to_sparse())
+    message = f"weight_hh_l0: expected a dense tensor with values, got {shown}"
+    _assert_refused(layer, lambda layer: layer.load_state_dict(values), TypeError, message)
+
+
+def test_load_state_dict_writes_to_no_parameter_if_one_was_made_read_only(make):
+    layer = make(fastrnn.GRU)
+    values = {name: array + 1 for name, array in layer.state_dict().items()}
+    layer.parameters["weight_hh_l1"].setflags(write=False)
+    message = "weight_hh_l1: expected to be written to, got an array made read-only"
+    _assert_refused(layer, lambda layer: layer.load_state_dict(values), ValueError, message)
 
 
 def test_load_state_dict_refuses_what_is_not_a_mapping(make):

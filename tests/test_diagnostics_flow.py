@@ -8,7 +8,7 @@ from conftest import KINDS, as_state, assert_same_bits, make_layer, random_probl
 from fastrnn.kernels.norms import norms, path_norms
 
 import fastrnn
-from fastrnn.diagnostics import decay, gradient_flow
+from fastrnn.diagnostics import decay, gate_statistics, gradient_flow
 
 torch = pytest.importorskip("torch")
 
@@ -499,3 +499,24 @@ def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(error) as raised:
         call()
     assert str(raised.value).startswith(message)
+
+
+def test_gradients_near_the_end_of_float64_are_followed():
+    layer = fastrnn.GRU(3, 4, dtype="float64", seed=0)
+    x = random_problem(layer, 5, 2).x
+    flows = [gradient_flow(layer, x, dy=np.full((5, 2, 4), scale)) for scale in (1.0, 1e-300)]
+    np.testing.assert_allclose(flows[1].transmitted, flows[0].transmitted, rtol=1e-6)
+    lower = fastrnn.RNN(3, 4, 2, dtype="float64", seed=0)
+    lower.parameters["weight_ih_l1"][...] *= 1e-300
+    assert np.isfinite(gradient_flow(lower, x).transmitted).all()
+
+
+@pytest.mark.parametrize("upstream", [np.inf, np.nan, 1e-38, 3e38])
+def test_no_number_raises_or_warns(upstream):
+    layer = fastrnn.LSTM(3, 4, seed=0)
+    layer.parameters["bias_ih_l0"][4:8] = -200  # closed forget gates
+    x, dy = np.zeros((5, 2, 3), np.float32), np.ones((5, 2, 4), np.float32)
+    dy[2] = upstream
+    with np.errstate(all="raise"):
+        gradient_flow(layer, x, dy=dy)
+        gate_statistics(layer, x)

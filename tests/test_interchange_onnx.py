@@ -179,6 +179,23 @@ def test_weights_behind_constant_and_identity_nodes_are_found():
     assert_close(fastrnn.from_onnx(model)(node.x), expected)
 
 
+def test_constants_given_as_numbers_are_found():
+    """Not as tensors: so PyTorch's newer exporter leaves them with optimize=False."""
+    node = Node("rnn_tanh", "forward")
+    model = node.model()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "B")
+    numbers = onnx.numpy_helper.to_array(bias).ravel().tolist()
+    model.graph.initializer.remove(bias)
+    made = [
+        onnx.helper.make_node("Constant", [], ["numbers"], value_floats=numbers),
+        onnx.helper.make_node("Constant", [], ["axes"], value_ints=[0]),
+        onnx.helper.make_node("Unsqueeze", ["numbers", "axes"], ["B"]),
+    ]
+    recurrent = model.graph.node.pop()
+    model.graph.node.extend([*made, recurrent])
+    assert_close(fastrnn.from_onnx(model)(node.x), run(model, {"X": node.x}))
+
+
 def test_weights_put_together_from_constants_are_found():
     """As PyTorch's exporter leaves them with optimize=False, and tools that shrink weights."""
     node = Node("gru", "bidirectional")
@@ -249,6 +266,33 @@ def test_small_models_cannot_stand_for_large_ones():
 def test_nodes_of_other_domains_are_not_guessed_at():
     model = behind(Node("gru", "forward").model(), "W", [("Cast", "elsewhere", 1, {})])
     problems(model, "W: expected a constant, got the output 'W1' of Cast")
+
+
+@pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape"])
+def test_states_that_nodes_of_other_domains_make_are_not_guessed_at(operator):
+    node = Node("gru", "forward", states="input")
+    model = behind(node.model(), "initial_h", [(operator, "elsewhere", 1, {})])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, B, H), np.float32), "initial_h"))
+    assert fastrnn.from_onnx(model).required == {"initial_h": "initial_h1"}
+
+
+@pytest.mark.parametrize("given", ["model", "bytes"])
+def test_tensors_in_another_file_are_not_looked_for_in_the_current_folder(given, tmp_path, monkeypatch):
+    """Constant nodes may have them there too."""
+    model = Node("rnn_tanh", "forward", bias=False).model()
+    recurrent = model.graph.node.pop()
+    made = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer]
+    del model.graph.initializer[:]
+    model.graph.node.extend([*made, recurrent])
+    path = tmp_path / "model.onnx"
+    save = {"save_as_external_data": True, "location": "weights", "size_threshold": 0, "convert_attribute": True}
+    onnx.save_model(model, path, **save)
+    fastrnn.from_onnx(path)
+    monkeypatch.chdir(tmp_path)  # where a file of that name lies
+    elsewhere = "expected a constant, got a tensor in another file: give the path of the model"
+    alone = onnx.load_model(path, load_external_data=False) if given == "model" else path.read_bytes()
+    with pytest.raises(ValueError, match=f"W: {elsewhere}; R: {elsewhere}$"):
+        fastrnn.from_onnx(alone)
 
 
 def test_a_model_whose_other_file_has_gone_is_refused(tmp_path):
@@ -365,6 +409,7 @@ UNSUPPORTED = {
         {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
         "activations: expected Sigmoid, Tanh, Tanh, got HardSigmoid, Tanh, Tanh",
     ),
+    "hidden_size": ({"hidden_size": 0}, "hidden_size: expected at least 1, got 0"),
     "layout": ({"layout": 2}, "layout: expected 0 or 1, got 2"),
     "direction": ({"direction": "up"}, "direction: expected forward, reverse, bidirectional, got up"),
     "of old": ({"output_sequence": 1}, "output_sequence: not supported"),
@@ -380,6 +425,14 @@ def test_what_a_layer_cannot_represent_is_refused_by_name(changes, problem):
 def test_activations_of_an_rnn_are_tanh_or_relu_in_both_directions(activations):
     shown = f"activations: expected Tanh, Tanh (or Relu in their place), got {', '.join(activations)}"
     problems(Node("rnn_tanh", "bidirectional").model(activations=activations), shown)
+
+
+@pytest.mark.parametrize("activation", ["Tanh", "Relu"])
+def test_an_rnn_of_one_direction_may_have_two_activations_that_are_alike(activation):
+    """Such is the specification's default."""
+    node = Node("rnn_tanh", "forward")
+    model = node.model(activations=[activation] * 2)
+    assert_close(fastrnn.from_onnx(model)(node.x), run(model, {"X": node.x}))
 
 
 def test_one_error_names_all_that_is_wrong():
@@ -419,6 +472,16 @@ def test_weights_that_are_no_constants_are_refused_by_name():
         "W: expected a constant, got the graph's input 'W'",
         "R: expected a constant, got the output 'minus_R' of Neg",
     )
+
+
+def test_sparse_weights_are_refused_by_name():
+    model = Node("gru", "forward").model()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "B")
+    places = onnx.numpy_helper.from_array(np.arange(len(onnx.numpy_helper.to_array(bias).ravel())), "places")
+    sparse = onnx.helper.make_sparse_tensor(bias, places, bias.dims)
+    model.graph.initializer.remove(bias)
+    model.graph.sparse_initializer.append(sparse)
+    problems(model, "B: expected a constant, got the sparse initializer 'B'")
 
 
 def test_missing_weights_are_refused_by_name():

@@ -4,6 +4,7 @@ Run as a program, with the name of one of its functions, it does what cannot be 
 """
 
 import contextlib
+import copy
 import ctypes
 import os
 import subprocess
@@ -791,7 +792,35 @@ def fork_while_another_thread_packs():
     print("done")
 
 
+def fork_while_another_thread_draws_dropout():
+    layer = fastrnn.LSTM(3, 4, 2, dropout=0.5, seed=0)
+    x = np.ones((3, 2, 3), np.float32)
+    for each in (layer, copy.deepcopy(layer)):
+        fastrnn.set_num_threads(1)
+        taken, done = threading.Event(), threading.Event()
+
+        def hold(lock=each._generator.bit_generator.lock, taken=taken, done=done):
+            with lock:
+                taken.set()
+                done.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        taken.wait()
+        child = os.fork()
+        if child == 0:
+            each(x)
+            each.vjp(x, recompute=True)
+            os._exit(0)
+        done.set()
+        holder.join()
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    print("done")
+
+
 FORKS = [
+    "fork_while_another_thread_draws_dropout",
     "fork_while_another_thread_packs",
     "fork_after_two_threads",
     "fork_after_one_thread",

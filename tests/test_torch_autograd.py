@@ -389,6 +389,30 @@ def test_no_grad_and_inference_mode():
             module(inference)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_enable_grad_within_inference_mode_is_without_effect(name, compiled):
+    module = getattr(fast, name)(4, 7)
+    run = torch.compile(module, backend="aot_eager") if compiled else module
+    with torch.inference_mode(), torch.enable_grad():
+        outputs = tensors_of(run(torch.ones(3, 4)))
+    assert not any(output.requires_grad for output in outputs)
+    assert all(output.is_inference() for output in outputs)
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_cells_made_in_inference_mode_train_as_far_as_pytorchs_do(name):
+    x, results = torch.ones(3, 4), []
+    for library in (torch.nn, fast):
+        with torch.inference_mode():
+            torch.manual_seed(0)
+            module = getattr(library, name)(4, 7)
+        outputs = tensors_of(module(x))
+        outputs[0].sum().backward()
+        results.append((outputs[0], module.bias_ih.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
 def test_enable_grad_within_no_grad():
     _, module = pair("gru", 4, 7)
     with torch.no_grad(), torch.enable_grad():

@@ -23,6 +23,8 @@ from torch_pairs import (
     torch,
 )
 
+import fastrnn
+
 STACKS = [(layers, bidirectional) for layers in (1, 2) for bidirectional in (False, True)]
 LENGTHS = {"sorted": [6, 4, 3, 1], "unsorted": [2, 6, 1, 5], "equal": [6, 6, 6, 6], "one row": [3]}
 
@@ -174,6 +176,24 @@ def test_batch_first_input_that_was_made_in_inference_mode(kind):
         x = normal(3, 5, 4, dtype=torch.float32, grad=False) * 2
     theirs, ours = pair(kind, 4, 7, batch_first=True)
     assert_same(everything(ours, x), everything(theirs, x))
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_weights_that_are_views_of_another_sign(contiguous):
+    """Such as the imaginary part of a conjugate; also in the place of those that the module ran with before."""
+    theirs, ours = pair("gru", 4, 7)
+    x = normal(5, 3, 4, dtype=torch.float32)
+    everything(ours, x)
+    for module in (theirs, ours):
+        value = module.weight_hh_l0.detach()
+        turned = torch._neg_view(value) if contiguous else torch.complex(value, -value).conj().imag
+        assert turned.is_neg()
+        if contiguous:
+            module.weight_hh_l0.data = turned
+        else:
+            module.weight_hh_l0 = torch.nn.Parameter(turned)
+    assert_same(everything(ours, x), everything(theirs, x))
+    torch.testing.assert_close(torch.from_numpy(fastrnn.from_torch(ours)(x.detach().numpy())[0]), ours(x)[0].detach())
 
 
 @pytest.mark.parametrize("seed", [3, 4])

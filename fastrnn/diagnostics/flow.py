@@ -104,6 +104,12 @@ def gradient_flow(
     run = Run(layer, x, state)
     length = _LENGTH if dy is None and dstate is None else 1.0
     upstream, dstates = run.loss(dy, dstate, length)
+    with np.errstate(all="ignore"):
+        return _flow(run, upstream, dstates, length)
+
+
+def _flow(run: Run, upstream: np.ndarray | None, dstates: OptionalStates, length: float) -> GradientFlow:
+    """Of a loss whose gradients are given, `length` times as large as it is."""
     D, has_cell = run.layer.num_directions, run.layer.cell == "lstm"
     found: list[_Measured] = []
     alone: list[_Measured] = []  # what is injected first, without what is injected after it
@@ -126,8 +132,7 @@ def gradient_flow(
     def norms(name: str) -> np.ndarray:
         return np.stack([getattr(each, name) for each in found]) / length
 
-    with np.errstate(over="ignore"):
-        transmitted = np.exp(np.stack([log[::-1] for log, _ in logs]))
+    transmitted = np.exp(np.stack([log[::-1] for log, _ in logs]))
     return GradientFlow(
         labels=[f"layer {k // D}{' reverse' * (k % D)}" for k in range(len(found))],
         lags=run.lags,
@@ -160,8 +165,7 @@ class _Measured:
 
     def state(self) -> np.ndarray:
         """The norm of the state's gradient by lag, (T,)."""
-        with np.errstate(over="ignore"):
-            return np.hypot(self.hidden, self.cell_carried)[::-1]
+        return np.hypot(self.hidden, self.cell_carried)[::-1]
 
     def log_transmitted(self, smallest: float) -> tuple[np.ndarray, np.ndarray]:
         """log(transmitted) by lag, (T,), and the same to fit, without what is smaller than `smallest`.
@@ -173,8 +177,7 @@ class _Measured:
         if first is None:
             nothing = np.full(len(state), np.nan)
             return nothing, nothing
-        with np.errstate(all="ignore"):
-            log = np.log(state) - np.log(state[first])
+        log = np.log(state) - np.log(state[first])
         log[:first], log[first] = np.nan, 0.0
         burst = np.flatnonzero(log == np.inf)
         if len(burst):
@@ -212,7 +215,8 @@ def _first_alone(
         first = _first(state)
         if first is None:
             continue
-        times = round(np.log2(_LENGTH / state[first])) if np.isfinite(state[first]) else 0  # so often twice
+        of_it = np.log2(_LENGTH) - np.log2(state[first])
+        times = round(of_it) if np.isfinite(of_it) else 0  # so often twice
         to, of = (own_time(np.split(values, D, axis=2)[d], d) for values in (first_dy, dy))
         to[-1 - first] = np.ldexp(of[-1 - first], times)
         row = index * D + d

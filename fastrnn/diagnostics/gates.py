@@ -85,7 +85,8 @@ def gate_statistics(
     half_lives = path = None
     if cell in MEMORY_GATES:
         memory = gates[MEMORY_GATES[cell]].astype(np.float64)
-        half_lives, path = _half_lives(memory), _direct_path(memory)
+        with np.errstate(all="ignore"):
+            half_lives, path = _half_lives(memory), _direct_path(memory)
     return GateStatistics(
         gates,
         {name: float(gate.mean(dtype=np.float64)) for name, gate in gates.items()},
@@ -107,8 +108,8 @@ def _saturated(gate: np.ndarray, kind: str) -> tuple[float, float]:
 
 
 def _half_lives(memory: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):  # a gate of 0 forgets at once, one of 1 never
-        return math.log(2) / np.abs(np.log(memory).mean(axis=(0, 1)))
+    """A gate of 0 forgets at once, one of 1 never."""
+    return math.log(2) / np.abs(np.log(memory).mean(axis=(0, 1)))
 
 
 def _direct_path(memory: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ def as_layer(layer: Any) -> Recurrent:
 
 def as_array(value: Any) -> Any:
     """A torch tensor as a NumPy array; anything else as it is, to be checked by others."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    return value.detach().cpu().resolve_neg().numpy() if hasattr(value, "detach") else value
 
 
 def _as_state(state: Any) -> Any:

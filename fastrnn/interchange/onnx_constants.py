@@ -1,6 +1,5 @@
 """Constants of an ONNX graph: what it holds, and what few operators make of that."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ if TYPE_CHECKING:
 
 # exporters leave constants behind these, and tools that shrink weights
 _OPERATORS = ("Cast", "Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_VALUES = ("value", "value_float", "value_floats", "value_int", "value_ints")  # of a Constant node
 _MOST_GROWTH = 16  # a model of some bytes may stand for so many times as many
 
 
@@ -41,10 +41,15 @@ class Constants:
         """Whether the value is a constant but for tensors in other files, which the model was loaded without."""
         return any(map(self._is_in_another_file, self._order(name) or ()))
 
-    def _is_in_another_file(self, name: str) -> bool:
-        from onnx import external_data_helper
+    def is_sparse(self, name: str) -> bool:
+        """Whether the value is held as a sparse tensor, which is not for us."""
+        return any(tensor.values.name == name for tensor in self._model.graph.sparse_initializer)
 
-        return name in self._initializers and external_data_helper.uses_external_data(self._initializers[name])
+    def _is_in_another_file(self, name: str) -> bool:
+        if name in self._initializers:
+            return in_another_file(self._initializers[name])
+        tensor = _tensor(self._producers[name])
+        return tensor is not None and in_another_file(tensor)
 
     def _order(self, name: str) -> list[str] | None:
         """All that the value is made of, each behind its own parts, and itself last; None if it is no constant."""
@@ -70,10 +75,10 @@ class Constants:
         if name in self._initializers:
             return []
         node = self._producers.get(name)
-        if node is None or node.domain not in ("", "ai.onnx"):
+        if node is None or not is_standard(node):
             return None
         if node.op_type == "Constant":
-            return [] if any(_tensors(node)) else None
+            return [] if any(attribute.name in _VALUES for attribute in node.attribute) else None
         parts = [each for each in node.input if each]
         return parts if parts and node.op_type in _OPERATORS else None
 
@@ -82,8 +87,9 @@ class Constants:
         if name in self._initializers:
             return array(name, self._initializers[name])
         node = self._producers[name]
-        if node.op_type == "Constant":
-            return array(name, next(_tensors(node)))
+        tensor = _tensor(node)
+        if tensor is not None:
+            return array(name, tensor)
         parts = {each: self._values[each] for each in node.input if each}
         if node.op_type == "Identity":
             return next(iter(parts.values()))
@@ -108,11 +114,24 @@ class Constants:
         return np.asarray(result)
 
 
-def _tensors(node: "onnx.NodeProto") -> Iterator[Any]:
-    """The value of a Constant node, if it is given as a tensor."""
+def is_standard(node: "onnx.NodeProto") -> bool:
+    """Whether it is one of ONNX's own operators: others may have the same names."""
+    return node.domain in ("", "ai.onnx")
+
+
+def _tensor(node: "onnx.NodeProto") -> Any:
+    """The value of a Constant node that has it in that attribute; None for others."""
     from onnx import helper
 
-    return (helper.get_attribute_value(a) for a in node.attribute if a.name == "value")
+    values = [helper.get_attribute_value(each) for each in node.attribute if each.name == "value"]
+    return values[0] if values and node.op_type == "Constant" else None
+
+
+def in_another_file(tensor: Any) -> bool:
+    """Whether it is a tensor whose numbers are elsewhere: it was loaded without them."""
+    from onnx import TensorProto, external_data_helper
+
+    return isinstance(tensor, TensorProto) and external_data_helper.uses_external_data(tensor)
 
 
 def array(name: str, tensor: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from fastrnn import validation
 from fastrnn.extras import need
 
 from .layouts import CLASSES, ONNX_GATES, layer_of
-from .onnx_constants import Constants, array
+from .onnx_constants import Constants, array, in_another_file, is_standard
 from .onnx_layer import OnnxLayer
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def from_onnx(
     name   of the node, or of one of its outputs; None if the model has one such node only. Nodes within the branches
            and loops of a graph are not found.
 
-    W, R and B must be constants: initializers, the values of Constant nodes, or put together from these. So may be
+    W, R and B must be constants: initializers (as they are, though a call of the model could replace those that are
+    also inputs), the values of Constant nodes, or put together from these. So may be
     initial_h, initial_c and sequence_lens; if not, a call must give them, but for states that are zero whatever their
     shapes, as exporters make them from the shape of the input. `device`, `seed` and `backend` are those of the layer.
 
@@ -87,7 +88,7 @@ class _Graph:
     def recurrent_node(self, name: str | None) -> "onnx.NodeProto":
         """The one node of that name; ValueError if there is none, or if there are several."""
         operators = tuple(cell.upper() for cell in CLASSES)
-        there = [node for node in self._nodes if node.op_type in operators and node.domain in ("", "ai.onnx")]
+        there = [node for node in self._nodes if self._is(node, *operators)]
         if not there:
             raise ValueError("model: expected an LSTM, GRU or RNN node in its graph, got none")
         found = [node for node in there if name is None or (name and name in (node.name, *node.output))]
@@ -95,6 +96,11 @@ class _Graph:
             names = ", ".join(repr(_label(node)) for node in there)
             raise ValueError(f"name: expected that of one of the nodes {names}, got {name!r}")
         return found[0]
+
+    @staticmethod
+    def _is(node: "onnx.NodeProto", *operators: str) -> bool:
+        """Whether it is one of these operators, of ONNX's own."""
+        return node.op_type in operators and is_standard(node)
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of that name, if it depends on nothing but the model."""
@@ -106,21 +112,24 @@ class _Graph:
 
         passed = set()
         node = self._constants.producer(name)
-        while node is not None and node.op_type in _MOVERS and node.input and name not in passed:
+        while node is not None and self._is(node, *_MOVERS) and node.input and name not in passed:
             passed.add(name)  # a damaged graph may have circles
             name = node.input[0]
             node = self._constants.producer(name)
         value = self.constant(name)
         if value is not None:
             return not value.any()
-        if node is None or node.op_type != "ConstantOfShape":
+        if node is None or not self._is(node, "ConstantOfShape"):
             return False
-        return not any(array(name, helper.get_attribute_value(a)).any() for a in node.attribute)
+        values = [helper.get_attribute_value(attribute) for attribute in node.attribute]
+        return not any(in_another_file(value) or array(name, value).any() for value in values)
 
     def origin(self, name: str) -> str:
         """Where the value of that name, which is no constant, comes from."""
         if self._constants.lies_elsewhere(name):
             return "a tensor in another file: give the path of the model"
+        if self._constants.is_sparse(name):
+            return f"the sparse initializer {name!r}"
         node = self._constants.producer(name)
         return f"the graph's input {name!r}" if node is None else f"the output {name!r} of {node.op_type}"
 
@@ -147,6 +156,8 @@ class _Attributes:
         self.direction: str = values.pop("direction", b"forward").decode(errors="replace")
         self.reset_after = bool(values.pop("linear_before_reset", 0))
         self.nonlinearity = "tanh"
+        if self.hidden_size is not None and self.hidden_size < 1:
+            problems.append(f"hidden_size: expected at least 1, got {self.hidden_size}")
         if self.layout not in (0, 1):
             problems.append(f"layout: expected 0 or 1, got {self.layout}")
         if self.direction not in _DIRECTIONS:
@@ -157,6 +168,8 @@ class _Attributes:
         activations = [name.decode(errors="replace") for name in values.pop("activations", [])]
         usual = _ACTIVATIONS[cell] * self.directions
         names = [name.lower() for name in activations]
+        if cell == "rnn" and len(names) == 2 and names[0] == names[1]:
+            del names[self.directions :]  # the specification's default is two whatever the direction
         if cell == "rnn" and names == ["relu"] * self.directions:
             self.nonlinearity = "relu"
         elif activations and names != [name.lower() for name in usual]:

@@ -59,6 +59,8 @@ def _present(module: torch.nn.Module, names: Tensors[str], compiling: bool) -> l
         if weight is not None:  # it is the module where there is none: torch.nn may remember one
             if type(weight) not in PLAIN or not weight.is_cpu or weight.layout is not torch.strided:
                 return None
+            if not compiling and weight.is_neg():  # a view that changes the sign
+                weight = weight.resolve_neg()
             weights.append(weight if weight.is_contiguous() else weight.contiguous())
     return weights if weights and weights[0].dtype in DTYPES else None
 

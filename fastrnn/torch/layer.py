@@ -91,6 +91,7 @@ class Layer:
             and DTYPES.get(weight.dtype) == self.dtype
             and weight.is_cpu
             and weight.is_contiguous()
+            and not weight.is_neg()
         )
 
     def forward(
@@ -197,6 +198,7 @@ def layers_as_before(
             or weight.shape != shape
             or weight.dtype is not dtype
             or not weight.is_contiguous()
+            or weight.is_neg()
         ):
             return None
     if last.some_absent:
