@@ -4,7 +4,7 @@ from importlib import import_module
 
 
 def need(package: str, what: str) -> None:
-    """Import a package that an extra of its own name installs, for `what`, or say how to get it.
+    """Import an optional package for `what`, or say how to get it.
 
     ModuleNotFoundError, with the package's name, where it is not installed.
     """
@@ -13,5 +13,5 @@ def need(package: str, what: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        text = f"{what} needs {package}, which is not installed: pip install -e '.[{package}]'"
+        text = f"{what} needs {package}, which is not installed: pip install {package}"
         raise ModuleNotFoundError(text, name=package) from error

@@ -126,6 +126,7 @@ class Network:
             x, states, rows = self.layers[0].pack(padded, x), padded.sort(states), padded.rows
         saved: Any
         if recompute and x.size:
+            self.layers[0].kernels()
             from . import recompute as recomputing  # which imports Numba
 
             y, states_n, saved = recomputing.forward(self.layers, x, states, rows, dropout)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import reference
+from .kernels.interrupts import interrupts_wait
 from .lengths import PackedRows, Padded
 from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout
 
@@ -74,6 +75,7 @@ class Sequence:
         """As `Padded.pack`, on the backend."""
         if self.backend == "reference":
             return padded.pack(sequence)
+        self.kernels()
         from . import copying
 
         return copying.pack(padded, sequence)
@@ -82,14 +84,16 @@ class Sequence:
         """As `Padded.unpack`, on the backend."""
         if self.backend == "reference":
             return padded.unpack(rows)
+        self.kernels()
         from . import copying
 
         return copying.unpack(padded, rows)
 
     def kernels(self) -> "CpuLayer":
-        """The CPU backend, made at the first call: Numba is not imported before."""
+        """The CPU backend, made at the first call. Numba is not imported before, and by this first."""
         if self._cpu is None:
-            from .cpu import CpuLayer
+            with interrupts_wait():
+                from .cpu import CpuLayer
 
             self._cpu = CpuLayer(self.layout, self.parameters, self.dtype)
         return self._cpu

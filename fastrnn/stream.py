@@ -110,9 +110,9 @@ class _CpuSteps:
     """The argument blocks of all layers, one set for each turn, filled once."""
 
     def __init__(self, layer: "Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
-        from .kernels import compiled, record
-
         layers = [sequence.kernels() for sequence in layer.sequences]
+        from .kernels import compiled, record  # and Numba, which the first of them has imported
+
         plans = [kernels.step_plan(len(x)) for kernels in layers]
         self._kernel = plans[0].kernel
         self._workers = [plan.workers for plan in plans]

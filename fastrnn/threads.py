@@ -12,14 +12,15 @@ from types import ModuleType
 import numpy as np
 
 from . import validation
+from .host import processors
 from .kernels.block import WORKER_WORDS
 from .memory import address
 
 
-def _default() -> int:
+def _set_from_outside() -> int | None:
     value = os.environ.get("FASTRNN_NUM_THREADS")
     if value is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return None
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {value!r}")
     return int(value)
@@ -32,12 +33,13 @@ class _Pool:
     """What is known of Numba's thread pool in this process."""
 
     def __init__(self) -> None:
-        self.number: int | None = None
+        self.number: int | None = None  # what somebody has set
+        self.asked = False  # whether that is known
         self.most: int | None = None  # what Numba allows, once it is imported
         self.compiled: ModuleType | None = None  # what runs kernels: imported late, as Numba is, and looked up once
         self.rests_until = 0.0  # it has not granted as many threads as were asked for, which takes seconds to find out:
         self.rest = _FIRST_REST  # for so many seconds (of time.monotonic) nobody asks again
-        self.lost = False  # this process was forked from one with a running pool: OpenMP must not be entered again
+        self.lost = False  # this process was forked from one that used OpenMP: it must not be entered again
         self.lock = threading.Lock()
         self.guard: AbstractContextManager[object] | None = (
             None  # a context to enter the pool in, once the threading layer is known
@@ -56,7 +58,7 @@ class _Pool:
         )
 
     def after_fork(self) -> None:
-        self.lost = self.lost or _numba_has_threads()
+        self.lost = self.lost or _numba_has_threads() or _openmp_is_loaded()
         self.lock = threading.Lock()
 
 
@@ -72,6 +74,16 @@ def _numba_has_threads() -> bool:
     return True
 
 
+def _openmp_is_loaded() -> bool:
+    """Whether another package, such as PyTorch, has loaded OpenMP, and may have used it: its threads are one pool."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            libraries = file.read()
+    except OSError:  # not Linux
+        return False
+    return any(name in libraries for name in (b"libgomp", b"libomp", b"libiomp"))
+
+
 _pool = _Pool()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.after_fork)
@@ -79,18 +91,19 @@ if hasattr(os, "register_at_fork"):
 
 def get_num_threads() -> int:
     """The most threads that one call of a layer uses; small work takes fewer."""
-    if _pool.number is None:
-        _pool.number = _default()
-    return _pool.number
+    if not _pool.asked:
+        _pool.number, _pool.asked = _set_from_outside(), True
+    return processors() if _pool.number is None else _pool.number
 
 
 def set_num_threads(number: int) -> None:
     """Use at most `number` threads in one call of a layer, in this process.
 
     The default is the environment variable FASTRNN_NUM_THREADS, or else the number of processors this process may run
-    on. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any number.
+    on at that call. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any
+    number.
     """
-    _pool.number = validation.size("number", number, least=1)
+    _pool.number, _pool.asked = validation.size("number", number, least=1), True
 
 
 def available() -> int:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from numba.core.compiler_lock import global_compiler_lock
 
+from .interrupts import interrupts_wait
+
 if hasattr(os, "register_at_fork"):
     # a fork waits for a compilation to end, or the child would wait for its lock for ever
     os.register_at_fork(
@@ -18,13 +20,13 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Numba's lock, and keep the cyclic garbage collector away.
+    """Hold Numba's lock, and keep the cyclic garbage collector and interrupts away.
 
-    It would go through Numba's and LLVM's many objects again and again: 4 % of the first call of a cell, and a quarter
-    of that of another, which finds most kernels compiled. Whoever switches it off meanwhile, in another thread, finds
-    it on again.
+    The collector would go through Numba's and LLVM's many objects again and again: 4 % of the first call of a cell, and
+    a quarter of that of another, which finds most kernels compiled. Whoever switches it off meanwhile, in another
+    thread, finds it on again.
     """
-    with global_compiler_lock:
+    with interrupts_wait(), global_compiler_lock:
         collects = gc.isenabled()
         gc.disable()
         try:

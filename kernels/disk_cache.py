@@ -1,18 +1,28 @@
 """Compiled code on disk: Numba's cache, in files of our own naming, and without it where there is no place for them.
 
+Numba keeps it in the first of some folders that can be written to. Those before that are looked into as well: an image
+may have them filled, for users who can only read them.
+
 The names carry all that a function is made from, a hash of this package's sources among it: no edit can run stale code.
 Each function has an index of its own, and each signature a file of its own: Numba numbers those of one index, and two
 processes that add to the same index at once may give two of them the same number.
 """
 
 import hashlib
+import inspect
 import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from numba import njit
-from numba.core.caching import FunctionCache, NullCache
+from numba import config, njit
+from numba.core.caching import (
+    FunctionCache,
+    InTreeCacheLocator,
+    NullCache,
+    UserProvidedCacheLocator,
+    UserWideCacheLocator,
+)
 
 from .compiling import uninterrupted
 from .target import target_hash
@@ -50,7 +60,19 @@ def _not_kept(why: object) -> None:
         )
 
 
-class _Files(FunctionCache):
+class _Folder(FunctionCache):
+    """The files of one function in one folder: the first that can be written to."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        # the names say it; some versions of Numba take the file's time, which may change when it is copied
+        self._cache_file._source_stamp = None
+
+    @property
+    def path(self):
+        """Of the index."""
+        return Path(self._cache_file._index_path)
+
     def _index_key(self, sig, codegen):
         """Not also by what a function closes over: among that are functions, which no other process would recognise."""
         return sig, codegen.magic_tuple()
@@ -64,22 +86,83 @@ class _Files(FunctionCache):
             return None
 
     def save_overload(self, sig, data):
+        """OSError where it cannot."""
         name = hashlib.sha256(repr(sig).encode()).hexdigest()[:8]
         self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{name}.{{number:d}}.nbc"
+        super().save_overload(sig, data)
+
+
+class _NoFolder(NullCache):
+    """In the place of a folder where there is none."""
+
+    def __init__(self, why: Exception) -> None:
+        self._why = why
+
+    def save_overload(self, sig, data):
+        raise OSError(*self._why.args)
+
+
+class _Files(NullCache):
+    """The files of one function.
+
+    ready    folders that are read, and not written to, before
+    written  the one that is
+    """
+
+    def __init__(self, ready, written):
+        self._ready = ready
+        self._written = written
+
+    @property
+    def cache_path(self):
+        """Where code is kept: None if nowhere."""
+        return self._written.cache_path
+
+    def load_overload(self, sig, target_context):
+        for folder in (*self._ready, self._written):
+            found = folder.load_overload(sig, target_context)
+            if found is not None:
+                return found
+        return None
+
+    def save_overload(self, sig, data):
         try:
-            super().save_overload(sig, data)
+            self._written.save_overload(sig, data)
         except OSError as error:
             _not_kept(error)
 
 
-def files_of(function, name: str):
+def files_of(function, name: str) -> _Files:
     """Numba's cache of this function, in files of its own; `name` says what is made from the sources."""
     try:
         function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
-        return _Files(function)
-    except (OSError, RuntimeError) as error:  # there is no folder
-        _not_kept(error)
-        return NullCache()
+    except OSError as error:
+        return _Files([], _NoFolder(error))
+    try:
+        written = _Folder(function)
+    except (OSError, RuntimeError) as error:  # there is none
+        written = _NoFolder(error)
+    return _Files(list(_ready(function, written.cache_path)), written)
+
+
+def _ready(function, written):
+    """The folders that come before the one that is written to, if they have something of this function."""
+    for locator in (UserProvidedCacheLocator, InTreeCacheLocator, UserWideCacheLocator):
+        if locator is UserProvidedCacheLocator and not config.CACHE_DIR:
+            continue
+        if locator(function, inspect.getfile(function)).get_cache_path() == written:
+            return
+        folder = _reader(locator)(function)
+        if folder.path.exists():
+            yield folder
+
+
+@cache
+def _reader(locator):
+    """Of the folder that this locator of Numba's names, whether it can be written to or not."""
+    existing = type("Existing", (locator,), {"ensure_cache_path": lambda self: None})
+    implementation = type("Implementation", (FunctionCache._impl_class,), {"_locator_classes": [existing]})
+    return type("Reader", (_Folder,), {"_impl_class": implementation})
 
 
 def kept(*signature, **options):

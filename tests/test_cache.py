@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,34 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, 
     )
 
 
+READ_ONLY = """
+import tempfile
+import warnings
+
+def refuse(*args, **options):
+    raise PermissionError(13, "Permission denied")
+
+tempfile.TemporaryFile = refuse  # with one, Numba finds out whether a folder can be written to
+warnings.simplefilter("error")
+"""
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "in-tree"])
+def test_what_was_compiled_ahead_is_found_where_nobody_may_write(package, tmp_path, named):
+    """As in an image that was made by another user."""
+    shutil.copytree(package / "fastrnn", tmp_path / "fastrnn", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = {"NUMBA_CACHE_DIR": str(tmp_path / "cache") if named else ""}
+    first = result(start(tmp_path, PROGRAM, **folder))
+    for path in tmp_path.rglob("*.py"):  # what some ways of copying do to times
+        os.utime(path, (int(path.stat().st_mtime),) * 2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.nb?")}
+    assert files
+    again = result(start(tmp_path, READ_ONLY + PROGRAM, **folder))
+    assert again["y"] == first["y"]
+    assert [name for name, found in again["loaded"].items() if not found] == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nb?")} == files
+
+
 def no_file_larger_than(size):
     """To be called in a child: its files are cut off there, with an error like that of a full disk."""
     import resource
@@ -293,6 +322,67 @@ def test_the_garbage_collector_waits_while_a_kernel_is_compiled(collects):
         assert gc.isenabled() == collects
     finally:
         (gc.enable if before else gc.disable)()
+
+
+INTERRUPTED = """
+import signal
+import sys
+import numpy as np
+import fastrnn
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            signal.raise_signal(signal.SIGINT)
+
+assert "numba" not in sys.modules
+sys.meta_path.insert(0, Interrupter())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started with
+layer = fastrnn.RNN(1, 1, seed=0)
+x = np.ones((2, 1, 1), np.float32)
+call = eval(sys.argv[2])
+try:
+    call()
+except KeyboardInterrupt:
+    print("heard")
+call()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["layer(x)", "layer(x, lengths=[1])", "layer.vjp(x, recompute=True)", "layer.stream()"], ids=str
+)
+@pytest.mark.parametrize("module", ["numba.core.base", "fastrnn.kernels.compiled"])
+def test_an_interrupt_of_the_first_call_waits_until_numba_is_imported(package, module, call):
+    command = [sys.executable, "-c", INTERRUPTED, module, f"lambda: {call}"]
+    done = subprocess.run(command, cwd=package, env=environment(package), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split("\n")) == (0, ["heard", "went on", ""]), done.stderr
+
+
+@pytest.mark.parametrize("error", [None, LookupError])
+def test_an_interrupt_waits_until_a_kernel_is_compiled(error):
+    from fastrnn.kernels.compiling import uninterrupted
+
+    def compile_it():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            went_on.append(True)
+            if error is not None:
+                raise error
+
+    went_on, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compile_it()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if error is None:
+            compile_it()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert went_on
 
 
 def test_who_does_not_read_on_is_no_error_of_the_warm_up(monkeypatch):

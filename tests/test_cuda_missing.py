@@ -13,7 +13,7 @@ import fastrnn
 from fastrnn.__main__ import main
 from fastrnn.cuda import requirements
 
-INSTALL = re.escape("pip install -e '.[cuda]'")
+INSTALL = re.escape("pip install 'numba-cuda[cu13]' cupy-cuda13x ml_dtypes")
 
 
 class Driver:

@@ -143,7 +143,10 @@ def test_layers_reach_the_backends_through_sequence():
             # the table of cells is plain Python, and says how many gates they have
             assert found == ({"fastrnn.kernels.cells"} if each == "fastrnn.parameters" else set()), each
     assert {"fastrnn.reference", "fastrnn.cpu"} <= imported_by("fastrnn.sequence")
-    assert [name for name in imported_by("fastrnn.sequence") if within(name, "fastrnn.kernels")] == []
+    # which keeps Ctrl-C from the first import of Numba
+    assert [name for name in imported_by("fastrnn.sequence") if within(name, "fastrnn.kernels")] == [
+        "fastrnn.kernels.interrupts"
+    ]
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -51,6 +51,13 @@ def test_the_number_of_threads_must_be_an_integer(number, threads):
     assert fastrnn.get_num_threads() == 2
 
 
+def test_processors_that_are_taken_away_are_not_counted(monkeypatch):
+    monkeypatch.setattr(fastrnn_threads._pool, "number", None)
+    for number in (2, 1, 2):
+        monkeypatch.setattr(fastrnn_threads, "processors", lambda number=number: number)
+        assert fastrnn.get_num_threads() == fastrnn_threads.available() == number
+
+
 @pytest.mark.parametrize("number", [0, -1])
 def test_the_number_of_threads_must_be_positive(number, threads):
     threads(2)
@@ -744,6 +751,15 @@ def fork_after_another_use_of_numbas_threads():
     _fork(0)
 
 
+def fork_after_another_packages_openmp():
+    """Numba's own pool has not been started, but shares the runtime with PyTorch's."""
+    import torch
+
+    torch.set_num_threads(2)
+    assert (torch.ones(3_000_000) * 2).sum() > 0
+    _fork(0)
+
+
 def _in_child(queue):
     layer, problem = shared("by_units")
     queue.put(outputs(layer, problem)["y"])
@@ -826,6 +842,7 @@ FORKS = [
     "fork_after_one_thread",
     "fork_before_any_call",
     "fork_after_another_use_of_numbas_threads",
+    "fork_after_another_packages_openmp",
     "multiprocessing_fork",
 ]
 
@@ -835,6 +852,8 @@ FORKS = [
     ("program", "layer"), [*((program, "default") for program in FORKS), ("fork_after_two_threads", "workqueue")]
 )
 def test_forked_processes_compute(program, layer):
+    if program == "fork_after_another_packages_openmp":
+        pytest.importorskip("torch")
     assert run_program(program, NUMBA_THREADING_LAYER=layer) == ["done"]
 
 

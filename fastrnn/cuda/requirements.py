@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-INSTALL = "pip install -e '.[cuda]'"
+INSTALL = "pip install 'numba-cuda[cu13]' cupy-cuda13x ml_dtypes"
 _DRIVERS = "https://www.nvidia.com/drivers"
 _LEAST_DRIVER = 12000  # of CUDA 12, as `cuDriverGetVersion` has it; the packages of the extra need one for CUDA 13
 _LEAST_CAPABILITY = (7, 0)  # the grid's barrier uses that memory model; packages for CUDA 13 compile from 7.5 on

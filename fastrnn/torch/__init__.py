@@ -5,7 +5,7 @@
     lstm = fastrnn.torch.LSTM(64, 128, num_layers=2)   # is a torch.nn.LSTM, with its arguments, weights and results
     print(fastrnn.torch.accelerate(model))             # or: swap those of an existing model, in place
 
-Needs PyTorch (`pip install -e '.[torch]'`). What runs where, and what differs: docs/pytorch.md.
+Needs PyTorch. What runs where, and what differs: docs/pytorch.md.
 """
 
 from fastrnn.extras import need

@@ -10,6 +10,7 @@ import torch
 
 from fastrnn import threads
 from fastrnn.kernels.cells import CELLS
+from fastrnn.kernels.interrupts import interrupts_wait
 from fastrnn.lengths import PackedRows
 from fastrnn.parameters import Directions, ParameterLayout
 from fastrnn.sequence import OptionalStates, States
@@ -37,7 +38,8 @@ class Layer:
     """
 
     def __init__(self, layout: ParameterLayout, dtype: np.dtype) -> None:
-        from fastrnn.cpu import CpuLayer  # which imports Numba
+        with interrupts_wait():
+            from fastrnn.cpu import CpuLayer  # which imports Numba
 
         self.layout = layout
         self.dtype = dtype

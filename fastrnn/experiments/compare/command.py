@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.docs is not None:
         _check_page(arguments)
     if find_spec("matplotlib") is None:
-        arguments.refuse("the plots need matplotlib: pip install -e '.[cli]'")
+        arguments.refuse("the plots need matplotlib: pip install matplotlib")
     show = best_display(arguments.plain)
     if arguments.source is not None:
         return _report_only(arguments, show)
