@@ -18,7 +18,7 @@ from .templates import At, Word
 _ENOUGH_TO_SHARE = 1 << 17
 # bytes of one checksum, at most, and of all that are faster taken together
 _PIECE_BYTES = 1 << 18
-_ENOUGH_TO_CHECK_TOGETHER = 1 << 20
+_ENOUGH_TO_CHECK_TOGETHER = 1 << 21
 _WORD = 8
 
 

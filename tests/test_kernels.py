@@ -571,16 +571,17 @@ def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
 def test_changes_in_large_weights_are_noticed(kind, threads):
     """Their checksums are taken piece by piece, by several threads."""
     threads(2)
-    layer = make_layer(kind, 700, 300)
+    layer = make_layer(kind, 1500, 300)
     problem = random_problem(layer, 1, 1)
     before = outputs(layer, problem)
+    assert layer.sequences[0].kernels().weights._known.source.watched.together
     for place in (0, 1, 70_000, -1):
         for parameter in layer.parameters.values():
             flat = parameter.reshape(-1)
             if place < len(flat):
                 kept = flat[place]
                 flat[place] = 1e6
-                fresh = make_layer(kind, 700, 300)
+                fresh = make_layer(kind, 1500, 300)
                 fresh.load_state_dict(layer.state_dict())
                 assert_same_bits(outputs(layer, problem), outputs(fresh, problem))
                 flat[place] = kept

@@ -511,7 +511,7 @@ def test_a_size_in_use_keeps_its_plan_while_others_come_and_go(threads):
 def test_calls_do_not_wait_for_each_other_to_look_at_large_weights(threads, monkeypatch):
     """Large enough for all threads to take the checksums."""
     threads(1)
-    layer = fastrnn.RNN(8, 600)
+    layer = fastrnn.RNN(8, 800)
     x = np.ones((2, 3, 8), np.float32)
     expected, _ = layer(x)
 
@@ -523,6 +523,7 @@ def test_calls_do_not_wait_for_each_other_to_look_at_large_weights(threads, monk
             pass
 
     weights = layer.sequences[0].kernels().weights
+    assert weights._known.source.watched.together
     assert weights._known.source.watched.together
     monkeypatch.setattr(weights, "_lock", Forbidden())
     np.testing.assert_array_equal(layer(x)[0], expected)
