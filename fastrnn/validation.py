@@ -178,7 +178,7 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
             wrong_values.append(f"{name}: no such parameter")
         elif not hasattr(value, "__array__") or not hasattr(value, "dtype") or isinstance(value, np.generic | type):
             wrong_types.append(f"{name}: expected an array, got {type(value).__name__}")
-        elif getattr(value, "is_sparse", False) or getattr(value, "is_meta", False):
+        elif hasattr(value, "detach") and (value.is_meta or str(value.layout) != "torch.strided"):
             wrong_types.append(f"{name}: expected a dense tensor with values, got {value.layout} on {value.device}")
         elif isinstance(value, np.ma.MaskedArray):
             wrong_types.append(f"{name}: expected an array without a mask, got {type(value).__name__}")

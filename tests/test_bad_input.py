@@ -299,11 +299,18 @@ def test_load_state_dict_refuses_and_loads_nothing(make, wrong):
     _assert_refused(layer, lambda layer: layer.load_state_dict(values), error, message, values)
 
 
-@pytest.mark.parametrize(("how", "shown"), [("meta", "torch.strided on meta"), ("sparse", "torch.sparse_coo on cpu")])
+@pytest.mark.parametrize(
+    ("how", "shown"),
+    [
+        ("to_meta", "torch.strided on meta"),
+        ("to_sparse", "torch.sparse_coo on cpu"),
+        ("to_sparse_csr", "torch.sparse_csr on cpu"),
+    ],
+)
 def test_load_state_dict_refuses_tensors_without_memory_of_their_own(make, how, shown):
     torch = pytest.importorskip("torch")
     layer, tensor = make(fastrnn.GRU), torch.zeros(15, 5)
-    values = _values(layer, weight_hh_l0=tensor.to("meta") if how == "meta" else tensor.to_sparse())
+    values = _values(layer, weight_hh_l0=tensor.to("meta") if how == "to_meta" else getattr(tensor, how)())
     message = f"weight_hh_l0: expected a dense tensor with values, got {shown}"
     _assert_refused(layer, lambda layer: layer.load_state_dict(values), TypeError, message)
 
