@@ -16,7 +16,7 @@ from fastrnn.parameters import Directions
 from fastrnn.validation import contiguous
 
 from .layer import Layer
-from .modes import is_mapped
+from .modes import graph_is_recorded, is_mapped
 from .original import differentiable_gradients
 
 OptionalTensors = tuple[Tensor | None, ...]
@@ -42,19 +42,14 @@ def run(
     layer, arrays = bound
     step = rows is None and x.dim() == 2
     call = (layer, arrays, rows, step, turned, len(states))
-    if wants_gradient(x, states, weights):
+    if graph_is_recorded() and wants_gradient(x, states, weights):
         return _apply(call, x, *states, *weights)
     y, states_n, _ = _forward(call, x, states, save=False)
     return _outputs(step, turned, y, states_n)
 
 
 def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]) -> bool:
-    """Whether a node in the graph is wanted. In inference mode none is, even where `enable_grad` is inside."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
-        and (x.requires_grad or any([t.requires_grad for t in weights]) or any([t.requires_grad for t in states]))
-    )
+    return x.requires_grad or any([t.requires_grad for t in weights]) or any([t.requires_grad for t in states])
 
 
 class _LayerFunction(torch.autograd.Function):

@@ -11,7 +11,7 @@ from . import autograd, operators
 from .arguments import fit, present_weights
 from .fx import in_fx_graph
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, kernels_may_run, transforms_in_graph
+from .modes import autocast_applies, autocast_dtypes, graph_is_recorded, kernels_may_run, transforms_in_graph
 from .original import as_torch_nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -73,7 +73,7 @@ class _Cell(torch.nn.RNNCellBase):
             if bound is None:
                 return None
         made_in_inference = not compiling and any([w.is_inference() for w in weights])
-        if made_in_inference and autograd.wants_gradient(x, states, weights):
+        if made_in_inference and graph_is_recorded() and autograd.wants_gradient(x, states, weights):
             return None  # a node of ours would keep them, which PyTorch forbids
         batched = x.dim() == 2
         if not batched:

@@ -19,6 +19,14 @@ def kernels_may_run() -> bool:
     )
 
 
+def graph_is_recorded() -> bool:
+    """Whether what is computed becomes a node in the graph: in inference mode not even where `enable_grad` is inside.
+
+    torch.compile cannot trace this.
+    """
+    return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
 def transforms_in_graph() -> bool:
     """Whether what torch.compile is tracing is under a transform of torch.func: our operators have rules for none.
 

@@ -37,7 +37,7 @@ def run(
     if not states:
         widths = state_widths(cell, weights[0].shape[0] // CELLS[cell].gates, weights[1].shape[1])
         states = tuple([x.new_zeros((directions, x.shape[1], n)) for n in widths])
-    save = wants_gradient(x, states, weights)
+    save = torch.is_grad_enabled() and wants_gradient(x, states, weights)
     y, *others = torch.ops.fastrnn.forward(cell, directions, x, list(states), weights, save)
     states_n = others[: len(states)]
     if step:
