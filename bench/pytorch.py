@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_threads(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, little time for each; leaves the docs alone")
     parser.add_argument("--seconds-per-case", type=float, metavar="S", help="time for all calls of a case (1)")
-    parser.add_argument("--name", help="of the results file; by default the processor's")
+    parser.add_argument("--name", help="of the results file, before -pytorch; by default the processor's")
     parser.add_argument("--report-only", action="store_true", help="measure nothing: write the docs from the results")
     options = parser.parse_args(arguments)
     refuse_threads(parser, options)
@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     description = machine.describe()
     whole = not options.quick and set(options.sections) == set(SECTIONS) and options.threads is None
-    name = options.name or machine.slug(description["machine"]) + "-pytorch" + ("" if whole else "-selected")
+    name = f"{options.name or machine.slug(description['machine'])}-pytorch"  # no other benchmark's results
+    if not whole and not options.name:
+        name += "-selected"
     path = FOLDER / f"{name}.json"
     if options.report_only:
         if not path.exists():

@@ -46,7 +46,7 @@ def test_the_command_measures_and_saves(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pytorch.timing, "MIN_ROUNDS", 1)
     options = ["--quick", "--threads", "1", "--sections", "lengths", "--seconds-per-case", "0.001", "--name", "made"]
     assert pytorch.main(options) == 0
-    saved = json.loads((tmp_path / "made.json").read_text())
+    saved = json.loads((tmp_path / "made-pytorch.json").read_text())
     assert saved["source"].keys() == {"commit", "modified"}
     assert [point["section"] for point in saved["points"]] == ["lengths"] * 4
     assert saved["points"][0]["timings"].keys() == {ORIGINAL, SWAPPED, ARRAYS, WHOLE}
@@ -58,7 +58,7 @@ def test_wrong_results_are_not_timed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pytorch, "FOLDER", tmp_path)
     monkeypatch.setattr(pytorch_cases, "cases", lambda *arguments: iter([broken]))
     assert pytorch.main(["--quick", "--name", "made"]) == pytorch.EXIT_WRONG_RESULTS
-    assert json.loads((tmp_path / "made.json").read_text())["points"] == []
+    assert json.loads((tmp_path / "made-pytorch.json").read_text())["points"] == []
     assert "wrong results: modules-gru-forward-T1-1t: one and two: result 0 differs" in capsys.readouterr().err
 
 
