@@ -127,7 +127,7 @@ class Network:
         saved: Any
         if recompute and x.size:
             self.layers[0].kernels()
-            from . import recompute as recomputing  # which imports Numba
+            from . import recompute as recomputing  # and Numba, which that has imported
 
             y, states_n, saved = recomputing.forward(self.layers, x, states, rows, dropout)
         elif len(self.layers) == 1:

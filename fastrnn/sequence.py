@@ -76,7 +76,7 @@ class Sequence:
         if self.backend == "reference":
             return padded.pack(sequence)
         self.kernels()
-        from . import copying
+        from . import copying  # and Numba, which that has imported
 
         return copying.pack(padded, sequence)
 
@@ -84,7 +84,6 @@ class Sequence:
         """As `Padded.unpack`, on the backend."""
         if self.backend == "reference":
             return padded.unpack(rows)
-        self.kernels()
         from . import copying
 
         return copying.unpack(padded, rows)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +18,7 @@ from .kernels.block import WORKER_WORDS
 from .memory import address
 
 
+@cache
 def _set_from_outside() -> int | None:
     value = os.environ.get("FASTRNN_NUM_THREADS")
     if value is None:
@@ -33,8 +35,7 @@ class _Pool:
     """What is known of Numba's thread pool in this process."""
 
     def __init__(self) -> None:
-        self.number: int | None = None  # what somebody has set
-        self.asked = False  # whether that is known
+        self.number: int | None = None  # what the program has set
         self.most: int | None = None  # what Numba allows, once it is imported
         self.compiled: ModuleType | None = None  # what runs kernels: imported late, as Numba is, and looked up once
         self.rests_until = 0.0  # it has not granted as many threads as were asked for, which takes seconds to find out:
@@ -91,9 +92,7 @@ if hasattr(os, "register_at_fork"):
 
 def get_num_threads() -> int:
     """The most threads that one call of a layer uses; small work takes fewer."""
-    if not _pool.asked:
-        _pool.number, _pool.asked = _set_from_outside(), True
-    return processors() if _pool.number is None else _pool.number
+    return _pool.number or _set_from_outside() or processors()
 
 
 def set_num_threads(number: int) -> None:
@@ -103,7 +102,7 @@ def set_num_threads(number: int) -> None:
     on at that call. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any
     number.
     """
-    _pool.number, _pool.asked = validation.size("number", number, least=1), True
+    _pool.number = validation.size("number", number, least=1)
 
 
 def available() -> int:

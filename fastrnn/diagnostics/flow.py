@@ -215,8 +215,8 @@ def _first_alone(
         first = _first(state)
         if first is None:
             continue
-        of_it = np.log2(_LENGTH) - np.log2(state[first])
-        times = round(of_it) if np.isfinite(of_it) else 0  # so often twice
+        exponent = np.log2(_LENGTH) - np.log2(state[first])
+        times = round(exponent) if np.isfinite(exponent) else 0  # so often twice
         to, of = (own_time(np.split(values, D, axis=2)[d], d) for values in (first_dy, dy))
         to[-1 - first] = np.ldexp(of[-1 - first], times)
         row = index * D + d

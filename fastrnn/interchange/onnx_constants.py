@@ -75,12 +75,12 @@ class Constants:
         if name in self._initializers:
             return []
         node = self._producers.get(name)
-        if node is None or not is_standard(node):
+        if node is None:
             return None
-        if node.op_type == "Constant":
+        if is_one_of(node, ("Constant",)):
             return [] if any(attribute.name in _VALUES for attribute in node.attribute) else None
         parts = [each for each in node.input if each]
-        return parts if parts and node.op_type in _OPERATORS else None
+        return parts if parts and is_one_of(node, _OPERATORS) else None
 
     def _made(self, name: str) -> np.ndarray:
         """A value whose parts are known."""
@@ -114,9 +114,9 @@ class Constants:
         return np.asarray(result)
 
 
-def is_standard(node: "onnx.NodeProto") -> bool:
-    """Whether it is one of ONNX's own operators: others may have the same names."""
-    return node.domain in ("", "ai.onnx")
+def is_one_of(node: "onnx.NodeProto", operators: tuple[str, ...]) -> bool:
+    """Whether it is one of these operators of ONNX's own: others may have the same names."""
+    return node.op_type in operators and node.domain in ("", "ai.onnx")
 
 
 def _tensor(node: "onnx.NodeProto") -> Any:

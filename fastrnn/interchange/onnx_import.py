@@ -10,7 +10,7 @@ from fastrnn import validation
 from fastrnn.extras import need
 
 from .layouts import CLASSES, ONNX_GATES, layer_of
-from .onnx_constants import Constants, array, in_another_file, is_standard
+from .onnx_constants import Constants, array, in_another_file, is_one_of
 from .onnx_layer import OnnxLayer
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class _Graph:
     def recurrent_node(self, name: str | None) -> "onnx.NodeProto":
         """The one node of that name; ValueError if there is none, or if there are several."""
         operators = tuple(cell.upper() for cell in CLASSES)
-        there = [node for node in self._nodes if self._is(node, *operators)]
+        there = [node for node in self._nodes if is_one_of(node, operators)]
         if not there:
             raise ValueError("model: expected an LSTM, GRU or RNN node in its graph, got none")
         found = [node for node in there if name is None or (name and name in (node.name, *node.output))]
@@ -96,11 +96,6 @@ class _Graph:
             names = ", ".join(repr(_label(node)) for node in there)
             raise ValueError(f"name: expected that of one of the nodes {names}, got {name!r}")
         return found[0]
-
-    @staticmethod
-    def _is(node: "onnx.NodeProto", *operators: str) -> bool:
-        """Whether it is one of these operators, of ONNX's own."""
-        return node.op_type in operators and is_standard(node)
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of that name, if it depends on nothing but the model."""
@@ -112,14 +107,14 @@ class _Graph:
 
         passed = set()
         node = self._constants.producer(name)
-        while node is not None and self._is(node, *_MOVERS) and node.input and name not in passed:
+        while node is not None and is_one_of(node, _MOVERS) and node.input and name not in passed:
             passed.add(name)  # a damaged graph may have circles
             name = node.input[0]
             node = self._constants.producer(name)
         value = self.constant(name)
         if value is not None:
             return not value.any()
-        if node is None or not self._is(node, "ConstantOfShape"):
+        if node is None or not is_one_of(node, ("ConstantOfShape",)):
             return False
         values = [helper.get_attribute_value(attribute) for attribute in node.attribute]
         return not any(in_another_file(value) or array(name, value).any() for value in values)

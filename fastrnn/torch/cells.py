@@ -72,8 +72,8 @@ class _Cell(torch.nn.RNNCellBase):
             bound = layers_of(self, _WEIGHTS, kind, [weights])
             if bound is None:
                 return None
-        made_in_inference = not compiling and any([w.is_inference() for w in weights])
-        if made_in_inference and graph_is_recorded() and autograd.wants_gradient(x, states, weights):
+        recorded = not compiling and graph_is_recorded()
+        if recorded and any([w.is_inference() for w in weights]) and autograd.wants_gradient(x, states, weights):
             return None  # a node of ours would keep them, which PyTorch forbids
         batched = x.dim() == 2
         if not batched:
