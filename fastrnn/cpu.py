@@ -27,7 +27,7 @@ from .passes import (
 from .planner import Planner
 from .plans import Plan, Workspace
 from .sharing import Sharing
-from .weights import NOTHING, Matrices, PackedWeights, Weights
+from .weights import NOTHING, Matrices, Weights
 
 # kept memory may be so many times as large as what a pass needs of it
 _MOST_ROOM = 4
@@ -49,7 +49,7 @@ class Saved:
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
     memory: "Memory | None"  # where they lie, for a later pass
-    checksums: bytes | None = None  # of the weights, if the backward pass is to look whether they have changed
+    checksums: bytes = b""  # of the weights
 
 
 class Memory(NamedTuple):
@@ -133,8 +133,8 @@ class CpuLayer:
                 c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
         kind = SAVING_KIND if save else FORWARD_KIND
         arrays = ForwardArrays(x, y, h_0, c_0, c_n, gates, cells)
-        matrices = self._run(kind, lead, rows, arrays, self.weights.forward, weights)
-        if saved is not None and weights is None:
+        matrices = self._run(kind, lead, rows, arrays, weights)
+        if saved is not None:
             saved.checksums = matrices.checksums
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
         if saved is not None and self.cell.has_cell_state:
@@ -226,7 +226,7 @@ class CpuLayer:
         arrays = BackwardArrays(
             x, y, dy, dflat, states[0], c_0, saved.gates, cells, h_prev, dstates_0[0], dc_0, dh, dx, *kept
         )
-        self._run(kind, lead, rows, arrays, self.weights.backward, weights, saved.checksums)
+        self._run(kind, lead, rows, arrays, weights, saved.checksums)
         if D == 1:
             return dx, dstates_0
         with np.errstate(all="ignore"):
@@ -239,13 +239,12 @@ class CpuLayer:
         lead: tuple[int, ...],
         rows: PackedRows | None,
         arrays: ForwardArrays | BackwardArrays,
-        weights: PackedWeights,
         source: Directions | None,
         checksums: bytes | None = None,
     ) -> Matrices:
         """Run the plan of that kind on `lead` rows, (T, B) or (N,), and return the matrices that it has read.
 
-        checksums  those that the weights must still have, else RuntimeError
+        checksums  of the weights in the forward pass, on the way back; RuntimeError if the layer's own have others now
         """
         if rows is None:
             steps, batch = lead
@@ -257,10 +256,14 @@ class CpuLayer:
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
         of_all = arrays if self.directions == 1 else for_both(arrays)
-        matrices, pieces = self.weights.expected(weights, source)  # held until the kernels have read them
-        if not (matrices.are_of(checksums) and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
-            matrices = self.weights.current(weights, source)
-            if not matrices.are_of(checksums):
+        weights = self.weights.forward if kind.forward else self.weights.backward
+        also = self.weights.backward if kind is SAVING_KIND else None
+        needed = checksums if source is None else None
+        # held until the kernels have read them
+        matrices, pieces = self.weights.expected(weights, source, also, checksums)
+        if not (matrices.are_of(needed) and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
+            matrices = self.weights.current(weights, source, also)
+            if not matrices.are_of(needed):
                 raise RuntimeError(CHANGED)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, of_all)
         return matrices

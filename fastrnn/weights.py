@@ -64,10 +64,10 @@ class _Job(NamedTuple):
     words: tuple[int, ...]  # HOW to SUM
     target: int  # bytes from the beginning of what is packed
 
-    def of(self, directions: Directions) -> tuple[Word, ...]:
-        """The words for these parameters."""
+    def of(self, directions: Directions, start: int) -> tuple[Word, ...]:
+        """The words for these parameters, packed from `start` bytes on."""
         source = address(directions[self.direction][self.parameter]) + self.source
-        return source, self.source_row, *self.words, At("given", self.target)
+        return source, self.source_row, *self.words, At("given", start + self.target)
 
 
 class Matrices(NamedTuple):
@@ -95,16 +95,18 @@ NOTHING = Pieces(np.zeros(0, np.int64), 0, 0, b"")
 
 
 class PackedWeights:
-    """The matrices of one pass, forward or backward, of all directions, in one buffer.
+    """How the matrices of one pass, forward or backward, of all directions lie in memory, one behind the other.
 
+    numbers         of memory, whole cache lines
     offsets[d][n]   where matrix n of direction d begins, in bytes: W, then those of the stages
     depths[n]       of its units
     biases[d]       where the planes of biases begin (forward), `padded` numbers apart
-    zeros           where a row of zeros begins, as long as any operand; biases and zeros are behind all matrices
+    zeros           where a row of zeros begins, as long as any operand
+    rows            in numbers: biases and zeros, which are behind all matrices and 0 before they are packed
+    jobs            what packs them
     """
 
     def __init__(self, layout: ParameterLayout, dtype: np.dtype, lanes: int, backward: bool) -> None:
-        self._dtype = dtype
         size = dtype.itemsize
         cell, shapes, hidden = layout.cell, layout.shapes, layout.hidden_size
         wanted: list[tuple[str, tuple[int, ...]]] = []
@@ -133,9 +135,9 @@ class PackedWeights:
         self.biases = [rows + d * len(biases) * bias_bytes for d in directions]
         self.zeros = rows + len(directions) * len(biases) * bias_bytes
         longest = max(max(shape) for shape in shapes.values())
-        self._numbers = (self.zeros + up(longest * size, CACHE_LINE)) // size
-        self._rows = slice(rows // size, None)
-        self._jobs = [
+        self.numbers = (self.zeros + up(longest * size, CACHE_LINE)) // size
+        self.rows = slice(rows // size, self.numbers)
+        self.jobs = [
             job
             for d in directions
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
@@ -143,7 +145,7 @@ class PackedWeights:
         ]
         # a row is a matrix of units along one column: depth 1, of all depth from 0 to 1, and one sum abreast, number 0
         of_row = (packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
-        self._jobs += [
+        self.jobs += [
             _Job(name, d, bias.gate * hidden * size, 0, of_row, self.biases[d] + n * bias_bytes)
             for d in directions
             for n, bias in enumerate(biases)
@@ -151,20 +153,35 @@ class PackedWeights:
             if name in shapes
         ]
 
-    def packing(self, directions: Directions) -> Prepared:
-        """What packs these parameters as they are at each run, into a buffer whose address the run is given."""
-        words: list[Word] = [len(self._jobs), At("words", _WORD * packing.BLOCK_WORDS)]
-        for job in self._jobs:
-            words += job.of(directions)
-        return Prepared(f"packing {self._dtype.name}", words)
 
-    def pack(self, prepared: Prepared, checksums: bytes, number: int) -> Matrices:
-        """Run what `packing` returned on a new buffer, on up to so many threads. `checksums`: of the parameters."""
+class Packing:
+    """Packs certain parameters for these passes, as they are at each run."""
+
+    def __init__(self, directions: Directions, passes: Sequence[PackedWeights], dtype: np.dtype) -> None:
+        self._dtype = dtype
+        self._passes = passes
+        jobs: list[Word] = []
+        start = 0
+        for each in passes:
+            for job in each.jobs:
+                jobs += job.of(directions, start * dtype.itemsize)
+            start += each.numbers
+        self._numbers = start
+        number = sum(len(each.jobs) for each in passes)
+        words = [number, At("words", _WORD * packing.BLOCK_WORDS), *jobs]
+        self._prepared = Prepared(f"packing {dtype.name}", words)
+
+    def run(self, checksums: bytes, number: int) -> dict[PackedWeights, Matrices]:
+        """Pack into new memory, on up to so many threads. `checksums`: of the parameters."""
         buffer = empty((self._numbers,), self._dtype)
-        buffer[self._rows] = 0
-        start = address(buffer)
-        prepared.run(number if buffer.size > _ENOUGH_TO_SHARE else 1, start)
-        return Matrices(buffer, start, checksums)
+        packed = {}
+        own = buffer
+        for each in self._passes:
+            own[each.rows] = 0
+            packed[each] = Matrices(buffer, address(own), checksums)
+            own = own[each.numbers :]
+        self._prepared.run(number if buffer.size > _ENOUGH_TO_SHARE else 1, address(buffer))
+        return packed
 
 
 class Watched:
@@ -196,7 +213,7 @@ class _Source:
     def __init__(self, directions: Directions, arrays: Sequence[np.ndarray]) -> None:
         self.directions = directions
         self.watched = Watched(arrays)
-        self.packing: dict[PackedWeights, Prepared] = {}
+        self.packing: dict[tuple[PackedWeights, ...], Packing] = {}
 
 
 class _Known(NamedTuple):
@@ -227,6 +244,7 @@ class Weights:
         available: Callable[[], int],
     ) -> None:
         self.lanes = lanes
+        self._dtype = dtype
         self._available = available
         self.forward = PackedWeights(layout, dtype, lanes, backward=False)
         self.backward = PackedWeights(layout, dtype, lanes, backward=True)
@@ -235,25 +253,35 @@ class Weights:
         self._changing = False  # whether they had changed when they were last looked at, and so may do at each call
         self._lock = new_lock()
 
-    def expected(self, weights: PackedWeights, source: Directions | None = None) -> tuple[Matrices, Pieces]:
+    def expected(
+        self,
+        weights: PackedWeights,
+        source: Directions | None = None,
+        also: PackedWeights | None = None,
+        checksums: bytes | None = None,
+    ) -> tuple[Matrices, Pieces]:
         """The matrices of `forward` or `backward` as they were packed last, and what must not have changed since.
 
-        Arguments as in `current`. Where there are none, or they keep changing, or more is to be read than one thread
-        should, `current` ones.
+        Arguments as in `current`; and `checksums` that the parameters had a moment ago, if that is known. `current`
+        ones where there are none, or they keep changing but for that moment, or more is to be read than one thread
+        should.
         """
         directions = self._directions(source)
         known = self._known
         matrices = known.packed.get(weights)
         held = known.source
         same = held is not None and held.directions is directions and not held.watched.together
-        if matrices is None or self._changing or not same:
-            return self.current(weights, source), NOTHING
+        if matrices is None or not same or (self._changing and matrices.checksums != checksums):
+            return self.current(weights, source, also), NOTHING
         return matrices, known.pieces
 
-    def current(self, weights: PackedWeights, source: Directions | None = None) -> Matrices:
+    def current(
+        self, weights: PackedWeights, source: Directions | None = None, also: PackedWeights | None = None
+    ) -> Matrices:
         """The matrices of `forward` or `backward`, packed from the parameters as they are now.
 
         source  arrays to take in place of the layer's parameters, C-contiguous and with their shapes and dtype
+        also    those that will be wanted next, to be packed together with these if these have to be
         """
         directions = self._directions(source)
         known = self._known
@@ -272,12 +300,13 @@ class Weights:
                 packed, self._changing = {}, known.pieces is not NOTHING
             matrices = packed.get(weights)
             if matrices is None:
-                prepared = held.packing.get(weights)
-                if prepared is None:
-                    prepared = held.packing[weights] = weights.packing(directions)
+                passes = (weights,) if also is None or also in packed else (weights, also)
+                packs = held.packing.get(passes)
+                if packs is None:
+                    packs = held.packing[passes] = Packing(directions, passes, self._dtype)
                 # in new memory: a call in another thread may still read the old
-                matrices = weights.pack(prepared, pieces.checksums, self._available())
-                packed = packed | {weights: matrices}
+                packed = packed | packs.run(pieces.checksums, self._available())
+                matrices = packed[weights]
             self._known = _Known(held, pieces, packed)
             return matrices
 

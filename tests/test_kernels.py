@@ -508,6 +508,29 @@ def test_weights_are_packed_again_only_after_a_change(kind, packings):
     assert len(packings) == 3
     everything(layer, problem)
     assert len(packings) == 4
+    for _ in range(3):
+        layer.parameters["weight_hh_l0"][0, 0] += 1
+        run_sequence(layer.sequences[0], problem)
+    assert len(packings) == 7  # in training for both passes at once
+
+
+@every_kind
+@pytest.mark.parametrize("others", [False, True], ids=["own", "others"])
+def test_a_training_step_looks_at_changed_weights_once_and_then_within_its_runs(kind, others, monkeypatch):
+    from fastrnn.weights import Watched
+
+    looks, pieces = [], Watched.pieces
+    monkeypatch.setattr(Watched, "pieces", lambda *arguments: looks.append(1) or pieces(*arguments))
+    layer = make_layer(kind, 6, 37)
+    problem = random_problem(layer, 4, 3)
+    sequence = layer.sequences[0]
+    weights = [{name: value.copy() for name, value in sequence.parameters.directions[0].items()}] if others else None
+    changed = (weights or sequence.parameters.directions)[0]["weight_hh"]
+    for _ in range(4):
+        changed[0, 0] += 1
+        looks.clear()
+        run_sequence(sequence, problem, weights)
+        assert len(looks) == 1  # forward; backward its run looks, and finds none
 
 
 # Weights of others
@@ -540,7 +563,7 @@ def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, pack
     packings.clear()
     for _ in range(2):
         assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
-    assert len(packings) == (2 if backend == "cpu" else 0)  # once for each pass
+    assert len(packings) == (1 if backend == "cpu" else 0)  # for both passes at once
     weights[1]["weight_hh"][-1, -1] += 1
     others.parameters["weight_hh_l0_reverse"][-1, -1] += 1
     changed = run_sequence(others.sequences[0], problem)
