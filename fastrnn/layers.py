@@ -81,10 +81,13 @@ class Recurrent:
             )
         initial_seed, dropout_seed = np.random.SeedSequence(seed).spawn(2)
         self._generator = forkable(np.random.Generator(np.random.PCG64(dropout_seed)))
-        numbers = sum(layout.size for layout in self._parameter_layouts())
+        first, above = self._layouts()
+        numbers = first.size + (self.num_layers - 1) * above.size
         try:
             if numbers * self.dtype.itemsize > sys.maxsize:
                 raise MemoryError("more than any array can have")
+            if self.device == "cpu":
+                np.empty(numbers, self.dtype)  # layer by layer, the system might refuse late, or end the process
             self._allocate()
             generator = np.random.default_rng(initial_seed)
             for sequence in self.sequences:
@@ -117,11 +120,19 @@ class Recurrent:
             self._network = Network(self)
         self.sequences: list[Any] = self._network.layers
 
-    def _parameter_layouts(self) -> list[ParameterLayout]:
-        """How the parameters of each layer lie in memory. Those above the first read the outputs of the one below."""
+    def _layouts(self) -> tuple[ParameterLayout, ParameterLayout]:
+        """How the parameters of the first layer lie in memory, and those of any above, which reads the one below."""
         D, H, P = self.num_directions, self.hidden_size, self.proj_size
-        widths = [self.input_size] + [D * (P or H)] * (self.num_layers - 1)
-        return [ParameterLayout(self.cell, width, H, P, bias=self.bias, num_directions=D) for width in widths]
+        first, above = (
+            ParameterLayout(self.cell, width, H, P, bias=self.bias, num_directions=D)
+            for width in (self.input_size, D * (P or H))
+        )
+        return first, above
+
+    def _parameter_layouts(self) -> list[ParameterLayout]:
+        """Those of each layer."""
+        first, above = self._layouts()
+        return [first, *[above] * (self.num_layers - 1)]
 
     def __call__(self, x: np.ndarray, state: State = None, lengths: Lengths = None) -> tuple[np.ndarray, State]:
         """Run the layers over a sequence.

@@ -36,7 +36,7 @@ def source_hash() -> str:
     """Of all sources that the kernels are made from."""
     paths = sorted(Path(__file__).parent.glob("*.py"))
     if not paths:
-        raise OSError("the sources are not in files")
+        raise OSError("the package's sources, which tell whether what is kept is stale, are not in files")
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode())
@@ -49,12 +49,12 @@ def problem() -> str | None:
     return _problems[0] if _problems else None
 
 
-def _not_kept(why: object) -> None:
+def _not_kept(why: object, remedy: str = "") -> None:
     if not _problems:
         _problems.append(str(why))
         warnings.warn(
             f"fastrnn: compiled kernels cannot be kept on disk ({why}), so every process compiles its own, which takes "
-            "seconds; the environment variable NUMBA_CACHE_DIR can name another folder",
+            f"seconds{remedy}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -129,7 +129,7 @@ class _Files(NullCache):
         try:
             self._written.save_overload(sig, data)
         except OSError as error:
-            _not_kept(error)
+            _not_kept(error, "; the environment variable NUMBA_CACHE_DIR can name another folder")
 
 
 def files_of(function, name: str) -> _Files:
@@ -137,7 +137,8 @@ def files_of(function, name: str) -> _Files:
     try:
         function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
     except OSError as error:
-        return _Files([], _NoFolder(error))
+        _not_kept(error)
+        return _Files([], NullCache())
     try:
         written = _Folder(function)
     except (OSError, RuntimeError) as error:  # there is none

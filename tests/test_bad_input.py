@@ -29,6 +29,7 @@ CONSTRUCTOR_ERRORS = {
     "dropout endless": ({"dropout": 10**400}, ValueError, "dropout: expected a number from 0 to 1, got 1000000"),
     "hidden_size endless": ({"hidden_size": 10**10}, MemoryError, "hidden_size = 10000000000, num_layers = 1: "),
     "hidden_size huge": ({"hidden_size": 10**7}, MemoryError, "parameters do not fit into memory: Unable to allocate"),
+    "num_layers endless": ({"num_layers": 10**9}, MemoryError, "num_layers = 1000000000: "),
     "num_layers zero": ({"num_layers": 0}, ValueError, "num_layers: expected an integer of at least 1, got 0"),
     "num_layers text": ({"num_layers": "2"}, TypeError, "num_layers: expected an integer, got '2' (str)"),
     "bias text": ({"bias": "relu"}, TypeError, "bias: expected True or False, got 'relu' (str)"),

@@ -1,6 +1,7 @@
 """Compiled kernels are found again by the next process, and never after their sources have changed; they can be
 compiled ahead."""
 
+import compileall
 import errno
 import json
 import os
@@ -321,6 +322,22 @@ def nowhere(package, tmp_path):
         (tmp_path / folder / "__pycache__").write_text("not a folder")
     lost = str(tmp_path / "fastrnn" / "__pycache__")
     return tmp_path, {"NUMBA_CACHE_DIR": "", "HOME": lost, "XDG_CACHE_HOME": lost, "LOCALAPPDATA": lost}
+
+
+def test_without_sources_kernels_are_compiled_anew_and_a_warning_says_why(package, tmp_path):
+    """As where the package was compiled ahead and its sources left out: no other folder would help."""
+    shutil.copytree(package / "fastrnn", tmp_path / "fastrnn", ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(tmp_path / "fastrnn", legacy=True, quiet=1)
+    for path in tmp_path.rglob("*.py"):
+        path.unlink()
+    found = result(start(tmp_path, NOWHERE))
+    assert found["loaded"] == {"run record": False}
+    (text,) = found["warnings"]
+    assert "the package's sources" in text
+    assert "NUMBA_CACHE_DIR" not in text
+    done = warm_up(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("python -m fastrnn warmup: error: the package's sources")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the user's cache folder is not named by variables")

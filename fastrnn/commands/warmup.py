@@ -37,6 +37,10 @@ def _warm_up(arguments: argparse.Namespace) -> str | None:
     start = time.perf_counter()
     from fastrnn.kernels import compiled, disk_cache
 
+    try:
+        disk_cache.source_hash()
+    except OSError as error:
+        return str(error)
     problem = _no_folder(compiled.cache_folder())
     if problem:
         return problem

@@ -170,7 +170,7 @@ class _Attributes:
         elif activations and names != [name.lower() for name in usual]:
             either = " (or Relu in their place)" if cell == "rnn" else ""
             problems.append(f"activations: expected {', '.join(usual)}{either}, got {', '.join(activations)}")
-        problems += [f"{name}: not supported" for name in values]
+        problems += [f"{name}: not supported" for name, value in values.items() if value != []]  # that says nothing
 
 
 def _read(graph: _Graph, node: "onnx.NodeProto", options: dict[str, Any]) -> OnnxLayer:
