@@ -69,7 +69,7 @@ class SegmentedLayer:
         self._layer = layer
         self._batch = batch
         self._most_rows = most_rows  # of any segment
-        self._forward_weights = layer.weights.current(layer.weights.forward)
+        self._forward_weights = layer.weights.current(layer.weights.forward, also=layer.weights.backward)
         self.kept = kept  # of the segment that `forward_saving` was called with last
 
     def forward(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
