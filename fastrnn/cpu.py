@@ -118,27 +118,28 @@ class CpuLayer:
         lead = x.shape[:-1]
         h_0 = states[0]
         y = np.empty((*lead, D * R), self.dtype)
-        saved, gates, cells, c_0, c_n = None, None, None, None, None
+        saved, gates, cells, c_n = None, None, None, None
+        c_0 = states[1] if self.cell.has_cell_state else None
         if save:
             memory = self._memory_to_save(lead)
             gates = memory.gates
             saved = Saved(x, states, rows, y, gates, memory.cells, memory)
-            if self.cell.has_cell_state:
-                c_0, cells = states[1], memory.cells
+            if c_0 is not None:
+                cells = memory.cells
         else:
             self._without += 1
             if self._without == _MOST_WITHOUT:
                 self._idle.clear()
-            if self.cell.has_cell_state:
-                c_n = states[1].copy()  # the kernel keeps the cell state here, step after step
+            if c_0 is not None:
+                c_n = np.empty_like(c_0) if rows is None else c_0.copy()  # no step writes those of rows without steps
         kind = SAVING_KIND if save else FORWARD_KIND
         arrays = ForwardArrays(x, y, h_0, c_0, c_n, gates, cells)
         matrices = self._run(kind, lead, rows, arrays, weights)
         if saved is not None:
             saved.checksums = matrices.checksums
         h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
-        if saved is not None and self.cell.has_cell_state:
-            c_n = _final(rows, states[1], saved.cells)
+        if saved is not None and c_0 is not None:
+            c_n = _final(rows, c_0, saved.cells)
         return y, (h_n,) if c_n is None else (h_n, c_n), saved
 
     def backward(
@@ -269,16 +270,23 @@ class CpuLayer:
         return matrices
 
     def bind_step(
-        self, plan: Plan, block: np.ndarray, x: np.ndarray, h: np.ndarray, y: np.ndarray, c: np.ndarray | None
+        self,
+        plan: Plan,
+        block: np.ndarray,
+        x: np.ndarray,
+        before: Sequence[np.ndarray],
+        after: Sequence[np.ndarray],
     ) -> list:
-        """Fill `block` for a single step from x (B, I) and h (B, R) to y (B, R), c (B, H) updated in place.
+        """Fill `block` for a single step from x (B, I) and one state to another: h (B, R) and, with a cell state,
+        c (B, H).
 
         plan  what `step_plan` gave for B rows
         Returns what must outlive the block: the packed weights, as they are now, and the kernels' workspace.
         """
         matrices = self.weights.current(self.weights.forward)
         workspace = Workspace(plan.template, plan.work_bytes, 0, block)
-        arrays = ForwardArrays(x, y, h, c, c, None, None)
+        c_0, c_n = (before[1], after[1]) if self.cell.has_cell_state else (None, None)
+        arrays = ForwardArrays(x, after[0], before[0], c_0, c_n, None, None)
         workspace.run(NOTHING, (*Where(1, len(x), 0, 0), matrices.address), arrays)
         return [matrices, workspace]
 

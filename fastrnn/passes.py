@@ -29,8 +29,8 @@ class ForwardArrays(NamedTuple):
     x: Any  # (T, B, I)
     y: Any  # (T, B, D*R)
     h_0: Any  # (D, B, R)
-    c_0: Any  # (D, B, H), if gates are kept; else
-    c_n: Any  # (D, B, H), what begins with c_0, and is the cell state of each step in turn
+    c_0: Any  # (D, B, H)
+    c_n: Any  # (D, B, H), if no gates are kept: the cell state of each step in turn; may be c_0 itself
     gates: Any  # (D, T, B, saved planes * H), if they are kept
     cells: Any  # (D, T, B, H)
 

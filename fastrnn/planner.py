@@ -251,7 +251,8 @@ class Planner:
             for n, plane in enumerate(self.cell.saved):
                 planes[plane] = Plane(At(f"gates {d}", n * row), S * row, b.THIS_STEP)
         else:
-            planes["c"] = planes["c_prev"] = Plane(At(f"c_n {d}"), row)
+            planes["c"] = Plane(At(f"c_n {d}"), row)
+            planes["c_prev"] = Plane(At(f"c_n {d}"), row, b.FIXED, begins, At(f"c_0 {d}"), row)
         planes["zero"] = Plane(At(f"weights {d}", self._weights.forward.zeros), 0)
         return planes
 

@@ -77,7 +77,7 @@ class SegmentedLayer:
         h, c = _split(states)
         weights = (self._forward_weights.address,)
         each: list[_Values] = [
-            (weights, ForwardArrays(x[d], y[d], h[d], None, c[d], None, None)) for d in range(len(segments))
+            (weights, ForwardArrays(x[d], y[d], h[d], c[d], c[d], None, None)) for d in range(len(segments))
         ]
         self._run(FORWARD_KIND, segments, each)
         self._move_on(segments, h, halves(y))

@@ -1,7 +1,7 @@
 """Frame by frame: a layer as a machine that takes one time step at a call."""
 
 import copy
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -42,22 +42,22 @@ class Stream(FrameByFrame):
         super().__init__(layer, batch_size)
         self._shape = (self.batch_size, layer.input_size)
         self._flat_shape = (layer.input_size,) if self.batch_size == 1 else None
-        L, B, R = layer.num_layers, self.batch_size, layer.sequences[-1].layout.output_size
-        # h before a step and after it, in turn; c is updated in place
-        self._h = np.zeros((2, L, B, R), self.dtype)
-        self._c = np.zeros((L, B, layer.hidden_size), self.dtype) if layer.cell == "lstm" else None
+        L, B = layer.num_layers, self.batch_size
+        # before a step and after it, in turn: an error or an interrupt leaves the state as it was
+        widths = layer.sequences[-1].layout.state_widths
+        self._states = [tuple([np.zeros((L, B, width), self.dtype) for width in widths]) for turn in range(2)]
         self._turn = 0
         self._x = np.zeros(self._shape, self.dtype)
-        self._outputs = [self._h[turn, -1] for turn in range(2)]
+        self._outputs = [h[-1] for h, *_ in self._states]
         self._flat_outputs = [y[0] for y in self._outputs] if B == 1 else self._outputs
         steps = _CpuSteps if layer.backend == "cpu" else _ReferenceSteps
-        self._run = steps(layer, self._x, self._h, self._c).run
+        self._run = steps(layer, self._x, self._states).run
 
     def step(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Take one frame, x (B, I), or (I,) if B is 1, and return the last layer's h, (B, R) or (R,).
 
         With `out`, an array of that shape, the result is written there, and no memory is taken. TypeError and
-        ValueError as in calling the layer; the state is then unchanged.
+        ValueError as in calling the layer; after these, or an interrupt (Ctrl-C), the state is unchanged.
         """
         if (
             type(x) is not np.ndarray
@@ -83,12 +83,15 @@ class Stream(FrameByFrame):
     @property
     def state(self) -> State:
         """A copy of the state: h (L, B, R), for the LSTM (h, c) with c (L, B, H)."""
-        h = self._h[self._turn].copy()
-        return h if self._c is None else (h, self._c.copy())
+        state = tuple([array.copy() for array in self._states[self._turn]])
+        return state if len(state) == 2 else state[0]
 
     def reset(self, state: State = None) -> None:
-        """Go back to a state of zeros, or to the one given, shaped as `state`."""
-        held = {"h": self._h[self._turn]} | ({} if self._c is None else {"c": self._c})
+        """Go back to a state of zeros, or to the one given, shaped as `state`.
+
+        TypeError and ValueError as in `step`.
+        """
+        held = dict(zip(("h", "c"), self._states[self._turn], strict=False))
         if state is None:
             for array in held.values():
                 array[...] = 0
@@ -109,7 +112,7 @@ class Stream(FrameByFrame):
 class _CpuSteps:
     """The argument blocks of all layers, one set for each turn, filled once."""
 
-    def __init__(self, layer: "Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+    def __init__(self, layer: "Recurrent", x: np.ndarray, states: list[tuple[np.ndarray, ...]]) -> None:
         layers = [sequence.kernels() for sequence in layer.sequences]
         from .kernels import compiled, record  # and Numba, which the first of them has imported
 
@@ -118,13 +121,13 @@ class _CpuSteps:
         self._workers = [plan.workers for plan in plans]
         words = up(max(plan.template.words for plan in plans), CACHE_LINE // 8)  # layers may differ in workers
         self._blocks = empty((2, len(layers), words), np.dtype(np.int64))
-        self._alive = [x, h, c]
+        self._alive: list[Any] = [x, states]
         for turn in range(2):
+            before, after = states[turn], states[1 - turn]
             for n, kernels in enumerate(layers):
-                below = x if n == 0 else h[1 - turn, n - 1]
+                below = x if n == 0 else after[0][n - 1]
                 block = self._blocks[turn, n, : plans[n].template.words]
-                cell_state = None if c is None else c[n]
-                self._alive += kernels.bind_step(plans[n], block, below, h[turn, n], h[1 - turn, n], cell_state)
+                self._alive += kernels.bind_step(plans[n], block, below, [s[n] for s in before], [s[n] for s in after])
         self._addresses = [[address(block) for block in blocks] for blocks in self._blocks]
         records = [record.of_blocks(self._kernel, first, 8 * words, len(layers)) for first, *_ in self._addresses]
         self._alive += records
@@ -144,14 +147,13 @@ class _CpuSteps:
 class _ReferenceSteps:
     """The same by the NumPy reference, on a copy of the layer."""
 
-    def __init__(self, layer: "Recurrent", x: np.ndarray, h: np.ndarray, c: np.ndarray | None) -> None:
+    def __init__(self, layer: "Recurrent", x: np.ndarray, states: list[tuple[np.ndarray, ...]]) -> None:
         self._layer = copy.deepcopy(layer).eval()
-        self._x, self._h, self._c = x, h, c
+        self._x, self._states = x, states
 
     def run(self, turn: int) -> None:
-        h = self._h[turn]
+        before, after = self._states[turn], self._states[1 - turn]
         frame = self._x[:, None] if self._layer.batch_first else self._x[None]
-        if self._c is None:
-            _, self._h[1 - turn] = self._layer(frame, h)
-        else:
-            _, (self._h[1 - turn], self._c[...]) = self._layer(frame, (h, self._c))
+        _, state = self._layer(frame, before if len(before) == 2 else before[0])
+        for array, values in zip(after, (state,) if len(after) == 1 else state, strict=True):
+            array[...] = values

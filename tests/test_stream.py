@@ -54,8 +54,73 @@ def test_the_weights_are_those_of_when_it_was_made(backend):
     expected = layer(x)[0]
     stream = layer.stream()
     layer.parameters["weight_hh_l0"][...] = 0
+    keep = []
+    for number in range(4):  # what the layer packed of them goes, and its memory is used for something else
+        layer.parameters["weight_ih_l0"][...] = number
+        layer(x)
+        keep.append(np.full(1 << 10, np.nan, "float32"))
     steps = np.stack([stream.step(frame) for frame in x])
     np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-6)
+
+
+def test_memory_that_the_kernels_read_lives_as_long_as_the_stream():
+    layer = make_layer("gru", 16, 64)
+    x = random_problem(layer, 5, 1).x[:, 0]
+    expected = layer(x)[0].copy()
+    stream, keep = layer.stream(), []
+    size = layer.sequences[0].kernels().weights.forward.numbers
+    for number in range(4):
+        for parameter in layer.parameters.values():
+            parameter[...] = number
+        layer(x)
+        keep.append(np.full(size + 16, np.nan, "float32"))
+    np.testing.assert_array_equal(np.stack([stream.step(frame) for frame in x]), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_an_interrupted_step_leaves_the_state_as_it_was(kind, backend):
+    """One comes when the kernel has returned: Python looks for signals then."""
+    layer = make_layer(kind, 3, 5, num_layers=2, backend=backend)
+    x = random_problem(layer, 3, 1).x[:, 0]
+    other = layer.stream()
+    expected = [other.step(frame) for frame in x]
+    stream = layer.stream()
+    stream.step(x[0])
+    before, run = as_tuple(stream.state), stream._run
+
+    def interrupted(turn):
+        run(turn)
+        raise KeyboardInterrupt
+
+    stream._run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        stream.step(x[1])
+    stream._run = run
+    assert_same_bits(dict(enumerate(as_tuple(stream.state))), dict(enumerate(before)))
+    for frame, y in zip(x[1:], expected[1:], strict=True):
+        np.testing.assert_array_equal(stream.step(frame), y)
+
+
+def test_a_stream_uses_no_more_threads_than_there_are_at_a_step(threads, monkeypatch):
+    from fastrnn.kernels import compiled
+
+    layer = make_layer("lstm", 230, 300)
+    x = random_problem(layer, 3, 1).x[:, 0]
+    threads(2)
+    stream = layer.stream()
+    expected = [stream.step(frame) for frame in x]
+    stream.reset()
+
+    def never(*arguments):
+        raise AssertionError("the pool was asked")
+
+    monkeypatch.setattr(compiled, "run_together", never)
+    with pytest.raises(AssertionError, match="the pool was asked"):
+        stream.step(x[0])
+    threads(1)
+    for frame, y in zip(x, expected, strict=True):
+        np.testing.assert_array_equal(stream.step(frame), y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

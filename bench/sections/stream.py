@@ -68,10 +68,11 @@ def kernel_loop(layer: Layer, frame: np.ndarray) -> tuple[Callable[[], None], np
     plan = cpu.step_plan(1)
     block = empty((plan.template.words,), np.dtype(np.int64))
     x, h, y = frame[None], np.zeros((1, layer.hidden_size), layer.dtype), np.zeros((1, layer.hidden_size), layer.dtype)
-    c = np.zeros_like(h) if layer.cell == "lstm" else None
+    c = [np.zeros_like(h)] if layer.cell == "lstm" else []
     record = of_blocks(plan.kernel, address(block), 0, FRAMES)  # FRAMES blocks that all lie at one place
     place = address(record)
-    alive = [record, block, x, h, y, c, *cpu.bind_step(plan, block, x, h, y, c)]  # the kernel knows addresses only
+    bound = cpu.bind_step(plan, block, x, [h, *c], [y, *c])
+    alive = [record, block, x, h, y, c, bound]  # the kernel knows addresses only
 
     def loop(alive: list = alive) -> None:
         compiled.run_record(place)
