@@ -297,6 +297,18 @@ def test_changed_weights_are_seen(change):
     assert_same(results, everything(theirs, x, inputs=[x]))
 
 
+@pytest.mark.parametrize("other", [torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+def test_weights_of_another_dtype_than_the_others_are_pytorchs_error(name, dtype, other):
+    theirs, ours = pair("gru", 6, 6)
+    for module in (theirs, ours):
+        module.to(dtype)
+        setattr(module, name, torch.nn.Parameter(getattr(module, name).detach().to(other), requires_grad=False))
+        with pytest.raises((RuntimeError, ValueError, TypeError), match=r"dtype|type"):
+            module(torch.zeros(5, 3, 6, dtype=dtype))
+
+
 def test_another_nonlinearity_is_seen():
     theirs, ours = pair("rnn_tanh", 4, 6, num_layers=2)
     x = normal(5, 3, 4, dtype=torch.float32)

@@ -178,6 +178,71 @@ def test_memory_may_move_between_forward_and_backward(name, moved):
         torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-4)
 
 
+def gradients_after(change, module, *, again=False):
+    """Of a pass forward; `change` is made to the module, x and the states before the pass back, or the second one."""
+    torch.manual_seed(1)
+    cell = isinstance(module, torch.nn.RNNCellBase)
+    x = torch.randn((3, 4) if cell else (5, 3, 4)).double().requires_grad_()
+    shape = (3, 4) if cell else (1, 3, 4)
+    states = [torch.randn(shape).double().requires_grad_() for _ in range(2 if "LSTM" in type(module).__name__ else 1)]
+    result = module(x, tuple(states) if len(states) == 2 else states[0])
+    loss = sum(each.sin().sum() for each in torch.utils._pytree.tree_leaves(result))
+    if again:
+        loss.backward(retain_graph=True)
+        for tensor in (x, *states, *module.parameters()):
+            tensor.grad = None
+    change(module, x, states)
+    loss.backward()
+    return [tensor.grad for tensor in (x, *states, *module.parameters())]
+
+
+def other_weights(module, x, states):
+    for parameter in module.parameters():
+        parameter.data = parameter.data * 1.5
+
+
+def other_inputs(module, x, states):
+    for tensor in (x, *states):
+        tensor.data = tensor.data * 1.5
+
+
+def from_a_vector(module, x, states):
+    vector = torch.nn.utils.parameters_to_vector(module.parameters())
+    torch.nn.utils.vector_to_parameters(vector.detach() * 1.5, module.parameters())
+
+
+CHANGES = {
+    "weights": other_weights,
+    "vector": from_a_vector,
+    "float": lambda module, *_: module.float(),
+    "half": lambda module, *_: module.half(),
+    "bfloat16": lambda module, *_: module.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "retained"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "GRUCell", "LSTMCell"])
+def test_tensors_may_be_given_other_memory_between_forward_and_backward(name, change, again):
+    """The gradients are those of the numbers that the forward pass read: they are still there."""
+    assert_same_after(CHANGES[change], name, again=again)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_so_may_what_they_read_beside_the_weights(name):
+    """PyTorch's own cells see some of it: their gradients would be those of neither."""
+    assert_same_after(other_inputs, name)
+
+
+def assert_same_after(change, name, **options):
+    original = getattr(torch.nn, name)(4, 4).double()
+    ours = getattr(fast, name)(4, 4).double()
+    ours.load_state_dict(original.state_dict())
+    expected, computed = (gradients_after(change, module, **options) for module in (original, ours))
+    for one, other in zip(computed, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_saved_weights_load_into_torch_nn_and_back(name):
     ours, theirs = getattr(fast, name)(4, 7), getattr(torch.nn, name)(4, 7)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.lengths import PackedRows
+from fastrnn.memory import address
 from fastrnn.parameters import Directions
 from fastrnn.validation import contiguous
 
@@ -25,6 +26,9 @@ OptionalTensors = tuple[Tensor | None, ...]
 # what a call takes beside tensors: the kernels, the weights as they take them, where rows lie if they are packed,
 # whether it is a step, whether y is to be (B, T, R), and how many states are given, 0 for zeros
 Call = tuple[Layer, Directions, PackedRows | None, bool, bool, int]
+
+# x and the states as the kernels take them
+Inputs = tuple[np.ndarray, tuple[np.ndarray, ...]]
 
 
 def run(
@@ -44,7 +48,7 @@ def run(
     call = (layer, arrays, rows, step, turned, len(states))
     if graph_is_recorded() and wants_gradient(x, states, weights):
         return _apply(call, x, *states, *weights)
-    y, states_n, _ = _forward(call, x, states, save=False)
+    y, states_n, _ = _forward(call, _inputs(call, x, states), save=False)
     return _outputs(step, turned, y, states_n)
 
 
@@ -55,8 +59,9 @@ def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor])
 class _LayerFunction(torch.autograd.Function):
     """What the backward pass needs beside tensors is kept in `ctx.kept`, and used up by it.
 
-    When the graph was retained, or y was changed in place since, the forward pass is run again; and also when what was
-    read lies elsewhere now, as `share_memory_` makes it, for the memory that it lay in is gone.
+    When the graph was retained, or y was changed in place since, the forward pass is run again; and also where the
+    memory that it read is gone, for `share_memory_` copies the numbers and frees it. Tensors that only have other
+    memory now, as `tensor.data = other` gives them, do not matter: the gradients are those of the numbers it read.
     """
 
     @staticmethod
@@ -64,9 +69,12 @@ class _LayerFunction(torch.autograd.Function):
         _, _, _, step, turned, number = call
         # under hooks (activation checkpoints, offloading), all that lasts must be tensors that they can take away
         keep = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-        y, states_n, saved = _forward(call, x, tensors[:number], save=keep)
+        inputs = _inputs(call, x, tensors[:number])
+        y, states_n, saved = _forward(call, inputs, save=keep)
         outputs = _outputs(step, turned, y, states_n)
         ctx.call = call
+        ctx.inputs = inputs if keep else None
+        ctx.hooked = not keep
         ctx.places = _places((x, *tensors))
         # an alias counts changes, and makes no circle
         ctx.y = outputs[0].detach() if keep and not step else None
@@ -85,9 +93,16 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
     x, *tensors = ctx.saved_tensors
     layer, arrays, rows, step, turned, number = ctx.call
     states, weights = tensors[:number], tensors[number:]
+    inputs = ctx.inputs  # another thread may let go of them
     if _places((x, *tensors)) != ctx.places:
-        arrays = layer.bind(weights)
-        _let_go(ctx)
+        if ctx.hooked or not _are_there([array for direction in arrays for array in direction.values()]):
+            arrays = layer.bind(weights)
+            _let_go(ctx)
+        if inputs is not None and not _are_there([inputs[0], *inputs[1]]):
+            inputs = None
+            _let_go(ctx)
+    if inputs is None:
+        inputs = _inputs(ctx.call, x, states)
     dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
     if turned and dy is not None:
         dy = dy.transpose(0, 1)
@@ -96,7 +111,7 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
     if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
         _let_go(ctx)
         return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
-    gradients = _gradients(ctx, arrays, x, states, dy, dstates)
+    gradients = _gradients(ctx, arrays, inputs, dy, dstates)
     return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
 
 
@@ -110,18 +125,28 @@ _apply = super(torch.autograd.Function, _LayerFunction).apply
 def _let_go(ctx: Any) -> None:
     """Of all that is only for the first backward pass: a node may live much longer, as a loss does that is kept."""
     ctx.kept.clear()
-    ctx.y = None
+    ctx.y = ctx.inputs = None
 
 
 def _places(tensors: Tensors[Tensor]) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
+def _are_there(arrays: list[np.ndarray]) -> bool:
+    """Whether their memory is still that of the tensors that they were made of, which they keep."""
+    for array in arrays:
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, Tensor) and owner.data_ptr() != address(array):
+            return False
+    return True
+
+
 def _gradients(
     ctx: Any,
     arrays: Directions,  # the weights
-    x: Tensor,
-    states: Tensors[Tensor],
+    inputs: Inputs,
     dy: Tensor | None,
     dstates: OptionalTensors,
 ) -> list[np.ndarray]:
@@ -134,7 +159,7 @@ def _gradients(
         saved = None
     _let_go(ctx)
     if saved is None or (y is not None and y._version):
-        _, _, saved = _forward((layer, arrays, rows, step, turned, number), x, states, save=True)
+        _, _, saved = _forward((layer, arrays, rows, step, turned, number), inputs, save=True)
     dstate_arrays = list(map(gradient_array, dstates))
     if step:
         dstate_arrays = [None if d is None else d[None] for d in dstate_arrays]
@@ -147,10 +172,8 @@ def _gradients(
     return gradients
 
 
-def _forward(
-    call: Call, x: Tensor, states: Tensors[Tensor], *, save: bool
-) -> tuple[np.ndarray, tuple[np.ndarray, ...], Any]:
-    layer, arrays, rows, step, _, _ = call
+def _inputs(call: Call, x: Tensor, states: Tensors[Tensor]) -> Inputs:
+    layer, _, rows, step, _, _ = call
     x_array = as_array(x)
     if step:
         x_array = x_array[None]
@@ -158,7 +181,12 @@ def _forward(
         state_arrays = layer.zeros(rows.batch if rows is not None else x_array.shape[1])
     else:
         state_arrays = tuple([as_array(s)[None] if step else as_array(s) for s in states])
-    return layer.forward(arrays, x_array, state_arrays, rows, save)
+    return x_array, state_arrays
+
+
+def _forward(call: Call, inputs: Inputs, *, save: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...], Any]:
+    layer, arrays, rows, _, _, _ = call
+    return layer.forward(arrays, *inputs, rows, save)
 
 
 def _outputs(step: bool, turned: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:

@@ -90,7 +90,8 @@ class Layer:
         return (
             type(weight) in PLAIN
             and weight.shape == shape
-            and DTYPES.get(weight.dtype) == self.dtype
+            and weight.dtype in DTYPES  # to NumPy, None would be float64
+            and DTYPES[weight.dtype] == self.dtype
             and weight.is_cpu
             and weight.is_contiguous()
             and not weight.is_neg()
