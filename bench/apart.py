@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.cases import Problem
 from bench.competitors import Runner, Unsupported
-from fastrnn.host import processors
+from fastrnn.processor import processors
 
 
 def prepare_apart(competitor: str, problem: Problem, mode: str, threads: int) -> Runner:

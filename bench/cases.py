@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from fastrnn.host import processors
+from fastrnn.processor import processors
 
 CELLS = ("lstm", "gru", "rnn")
 MODES = ("forward", "training")

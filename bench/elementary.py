@@ -24,7 +24,7 @@ from numba import njit
 
 from bench import machine
 from bench.results import FOLDER
-from fastrnn.host import processors
+from fastrnn.processor import processors
 
 LIMIT = 2.0
 """The largest error allowed, in units in the last place."""

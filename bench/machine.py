@@ -18,7 +18,8 @@ import numpy as np
 
 from bench import limit_kernels
 from bench.roofline import Limits
-from fastrnn.host import cpu_name, processors
+from fastrnn.host import cpu_name
+from fastrnn.processor import processors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fastrnn", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax", "jaxlib")

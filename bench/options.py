@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastrnn.host import processors
+from fastrnn.processor import processors
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The machine that an experiment runs on, and the code that it runs."""
+"""What a report says of the machine, and of the code that ran on it."""
 
 import os
 import platform
@@ -16,11 +16,6 @@ def cpu_name() -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine()
-
-
-def processors() -> int:
-    """How many this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int | None:

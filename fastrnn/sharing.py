@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from .parameters import ParameterLayout
-from .processor_caches import second_level_cache
+from .processor import second_level_cache
 
 # multiply-adds of a call that pay for waking a second thread, and of a step that pay for meeting it
 _ENOUGH_FOR_CALL = 1 << 19
@@ -52,9 +52,6 @@ class Sharing:
             if batch * self._products >= _ENOUGH_FOR_STEP:
                 return team * D, True
             team = 1
-        if number < D:
-            return 1, False
-        team = max(1, team)
         # as sequences end, few rows are left to each thread; backwards that did not pay
         return team * D, packed_rows and forward and team > 1 and self._large(team)
 

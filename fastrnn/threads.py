@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from types import ModuleType
 import numpy as np
 
 from . import validation
-from .host import processors
 from .kernels.block import WORKER_WORDS
+from .kernels.locks import new_lock
 from .memory import address
+from .processor import processors
 
 
 @cache
@@ -28,7 +28,9 @@ def _set_from_outside() -> int | None:
     return int(value)
 
 
+# seconds
 _FIRST_REST = 30.0
+_LONGEST_REST = 600.0
 
 
 class _Pool:
@@ -39,18 +41,23 @@ class _Pool:
         self.most: int | None = None  # what Numba allows, once it is imported
         self.compiled: ModuleType | None = None  # what runs kernels: imported late, as Numba is, and looked up once
         self.rests_until = 0.0  # it has not granted as many threads as were asked for, which takes seconds to find out:
-        self.rest = _FIRST_REST  # for so many seconds (of time.monotonic) nobody asks again
+        self.rest = _FIRST_REST  # for so many seconds (of time.monotonic) nobody will ask again, if that happens now
+        self.asked = False  # this package has started it, or a thread is just doing so
         self.lost = False  # this process was forked from one that used OpenMP: it must not be entered again
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         self.guard: AbstractContextManager[object] | None = (
             None  # a context to enter the pool in, once the threading layer is known
         )
 
     def fell_short(self) -> None:
-        """It granted fewer threads than were asked for."""
-        rest = self.rest
-        self.rests_until = time.monotonic() + rest
-        self.rest *= 2
+        """It granted fewer threads than were asked for: it rests, for longer each time until it grants them again."""
+        now = time.monotonic()
+        with self.lock:
+            if now < self.rests_until:  # as a call at the same time has found out
+                return
+            rest = self.rest
+            self.rests_until = now + rest
+            self.rest = min(2 * rest, _LONGEST_REST)
         warnings.warn(
             "fastrnn: fewer threads than asked for came to work; for the next "
             f"{rest:.0f} s calls run on one thread (fastrnn.set_num_threads(1) asks for no more)",
@@ -59,8 +66,7 @@ class _Pool:
         )
 
     def after_fork(self) -> None:
-        self.lost = self.lost or _numba_has_threads() or _openmp_is_loaded()
-        self.lock = threading.Lock()
+        self.lost = self.lost or self.asked or _numba_has_threads() or _openmp_is_loaded()
 
 
 def _numba_has_threads() -> bool:
@@ -91,7 +97,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def get_num_threads() -> int:
-    """The most threads that one call of a layer uses; small work takes fewer."""
+    """The most threads that one call of a layer uses; small work takes fewer.
+
+    ValueError if the environment variable FASTRNN_NUM_THREADS is not a whole number of at least 1.
+    """
     return _pool.number or _set_from_outside() or processors()
 
 
@@ -99,8 +108,9 @@ def set_num_threads(number: int) -> None:
     """Use at most `number` threads in one call of a layer, in this process.
 
     The default is the environment variable FASTRNN_NUM_THREADS, or else the number of processors this process may run
-    on at that call. More than Numba's pool has (NUMBA_NUM_THREADS) are never used. Results have the same bits for any
-    number.
+    on at that call, and no more than its container may use the time of. More than Numba's pool has (NUMBA_NUM_THREADS)
+    are never used. Results have the same bits for any number. TypeError unless it is an integer, ValueError unless it
+    is at least 1.
     """
     _pool.number = validation.size("number", number, least=1)
 
@@ -142,6 +152,7 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
     if runs_alone(threads, teams) or time.monotonic() < _pool.rests_until:
         compiled.run_alone(kernel, block, block_bytes, teams)
         return
+    _pool.asked = True
     import numba
 
     team_size = threads // teams
@@ -159,6 +170,8 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
             _pool.guard = _pool.lock if numba.threading_layer() == "workqueue" else nullcontext()
     if alone:
         _pool.fell_short()
+    else:
+        _pool.rest = _FIRST_REST
 
 
 def run_words(kernel: str, words: Sequence[int], threads: int) -> None:

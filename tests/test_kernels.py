@@ -298,15 +298,26 @@ class FencedMemory:
         return fenced
 
 
+def flow_of(layer):
+    """Through the kernels that keep the gradients of the states."""
+    from fastrnn.diagnostics import gradient_flow
+
+    problem = random_problem(layer, 5, 3)
+    return gradient_flow(layer, problem.x, as_state(problem.state), dy=problem.dy)
+
+
 def run_fenced(side):
     import fastrnn.memory
 
     memory = FencedMemory(side)
     fastrnn.memory.empty = memory.empty  # before anyone takes it from there
     fastrnn.parameters.empty = memory.empty
+    import fastrnn.recompute
+
     for kind in KINDS:
         for dtype in DTYPES:
             everything(make_layer(kind, 3, 4, dtype=dtype), random_problem(make_layer(kind, 3, 4, dtype=dtype), 2, 2))
+        flow_of(make_layer(kind, 3, 4, bidirectional=True))
     np.empty, np.zeros, np.empty_like, np.zeros_like = memory.empty, memory.empty, memory.empty_like, memory.empty_like
     for kind in KINDS:
         for dtype in DTYPES:
@@ -320,6 +331,18 @@ def run_fenced(side):
                     problem = Problem(memory.copy(x), fenced[0], memory.copy(dy), fenced[1])
                     for lengths in (None, some_lengths(T, B)):
                         everything(layer, problem, lengths)
+    fastrnn.recompute._LEAST_ROWS = 1  # cut into segments
+    for kind in KINDS:
+        print(f"{kind} in segments, frame by frame, with gradients of the states", flush=True)
+        T, B, I, H = 5, 3, 5, 9
+        for lengths in (None, some_lengths(T, B)):
+            layer = make_layer(kind, I, H, bidirectional=True, bias=False)
+            problem = random_problem(layer, T, B)
+            everything(layer, problem._replace(x=memory.copy(problem.x)), lengths, recompute=True)
+        flow_of(layer)
+        stream = make_layer(kind, I, H, num_layers=2).stream(B)
+        for frame in problem.x[:2]:
+            stream.step(memory.copy(frame))
     # the sums of the inputs made apart, of two steps at a time, and of the last one alone; few of its rows are there
     fastrnn.planner._X_SUMS_BYTES = 1
     fastrnn.sharing.Sharing.rows_for_sums_within = lambda sharing, parts: fastrnn.planner.NEVER
@@ -531,6 +554,20 @@ def test_a_training_step_looks_at_changed_weights_once_and_then_within_its_runs(
         looks.clear()
         run_sequence(sequence, problem, weights)
         assert len(looks) == 1  # forward; backward its run looks, and finds none
+
+
+@every_kind
+def test_backward_never_runs_with_weights_that_another_run_has_packed_meanwhile(kind):
+    layer = make_layer(kind, 3, 5)
+    problem = random_problem(layer, 4, 2)
+    (y, _), backward = layer.vjp(problem.x)
+    everything(layer, problem)
+    for parameter in layer.parameters.values():
+        parameter *= 2
+    for _ in range(3):  # the last one finds nothing changed
+        everything(layer, problem)
+    with pytest.raises(RuntimeError, match="the parameters have changed since vjp"):
+        backward(y)
 
 
 # Weights of others

@@ -293,6 +293,19 @@ def _padded(a):
     return padded[(slice(None, None, 2),) * a.ndim]
 
 
+def test_what_kernels_read_is_aligned():
+    """Processors differ in what they do with numbers that are not: x86 is only slower."""
+    from fastrnn.validation import contiguous
+
+    values = np.arange(6, dtype="float32").reshape(2, 3)
+    given = _misaligned(values)
+    assert given.flags.c_contiguous
+    assert not given.flags.aligned
+    assert contiguous(given).flags.aligned
+    np.testing.assert_array_equal(contiguous(given), values)
+    assert contiguous(values) is values
+
+
 MEMORY = {
     "fortran": np.asfortranarray,
     "reversed": _reversed_strides,

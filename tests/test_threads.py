@@ -32,9 +32,14 @@ def shared(sharing, kind="gru"):
 
 
 def run_program(name, **environment):
-    """Run this file as a program; its output."""
+    """Run this file as a program; its output. What hangs is an error, in many times what it should take."""
     done = subprocess.run(
-        [sys.executable, __file__, name], env=os.environ | environment, capture_output=True, text=True, check=False
+        [sys.executable, __file__, name],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -245,6 +250,33 @@ def few_granted():
     outputs(layer, problem)
     assert len(asked) == 2
     print(_threading_layer())
+
+
+def test_a_pool_that_falls_short_rests_longer_each_time_until_it_does_not(threads, monkeypatch):
+    from fastrnn.kernels import compiled
+
+    layer, problem = shared("by_units")
+    threads(2)
+    expected = outputs(layer, problem)
+    granted, now, run_together = [], [0.0], compiled.run_together
+    monkeypatch.setattr(compiled, "run_together", lambda *arguments: run_together(*arguments) or int(not granted))
+    monkeypatch.setattr(fastrnn_threads.time, "monotonic", lambda: now[0])
+    pool = fastrnn_threads._Pool()
+    pool.compiled, pool.number = compiled, 2
+    monkeypatch.setattr(fastrnn_threads, "_pool", pool)
+
+    def rest():
+        with pytest.warns(RuntimeWarning, match="fewer threads than asked for"):
+            assert_same_bits(outputs(layer, problem), expected)
+        pool.fell_short()  # another call of the same time: no second warning, no longer rest
+        rest, now[0] = pool.rests_until - now[0], pool.rests_until
+        return rest
+
+    assert [rest() for _ in range(7)] == [30, 60, 120, 240, 480, 600, 600]
+    granted.append(True)
+    outputs(layer, problem)
+    granted.clear()
+    assert rest() == 30
 
 
 def test_fewer_threads_than_asked_for_do_the_work():
@@ -525,7 +557,6 @@ def test_calls_do_not_wait_for_each_other_to_look_at_large_weights(threads, monk
 
     weights = layer.sequences[0].kernels().weights
     assert weights._known.source.watched.together
-    assert weights._known.source.watched.together
     monkeypatch.setattr(weights, "_lock", Forbidden())
     np.testing.assert_array_equal(layer(x)[0], expected)
     layer.parameters["weight_hh_l0"][0, 0] += 1
@@ -707,7 +738,8 @@ def fork_and_check(depth, started, parents_used):
         os._exit(1)
 
 
-def _fork(use):
+def _fork(use, parents_used=None):
+    """After such use: by this package of so many threads, or by others if `parents_used` says so."""
     started, run = [], fastrnn_threads.run
 
     def spy(kernel, block, threads, *args, **kwargs):
@@ -720,7 +752,7 @@ def _fork(use):
         fastrnn.set_num_threads(use)
         expected = everything(layer, problem)
         assert max(started, default=1) == use
-    fork_and_check(2, started, parents_used=use == 2)
+    fork_and_check(2, started, parents_used=use == 2 if parents_used is None else parents_used)
     if use:
         assert_same_bits(everything(layer, problem), expected)
         assert max(started, default=1) == use
@@ -750,7 +782,7 @@ def fork_after_another_use_of_numbas_threads():
         return result
 
     total(10)
-    _fork(0)
+    _fork(0, parents_used=True)
 
 
 def fork_after_another_packages_openmp():
@@ -759,7 +791,7 @@ def fork_after_another_packages_openmp():
 
     torch.set_num_threads(2)
     assert (torch.ones(3_000_000) * 2).sum() > 0
-    _fork(0)
+    _fork(0, parents_used=True)
 
 
 def _in_child(queue):
@@ -810,6 +842,35 @@ def fork_while_another_thread_packs():
     print("done")
 
 
+def fork_while_another_thread_starts_the_pool():
+    from numba.np.ufunc import parallel
+
+    layer, problem = shared("by_units")
+    fastrnn.set_num_threads(1)
+    expected = outputs(layer, problem)  # the first call of the process is over
+    fastrnn.set_num_threads(2)
+    starting, go_on, launch = threading.Event(), threading.Event(), parallel._launch_threads
+
+    def slow():
+        starting.set()
+        go_on.wait()
+        launch()
+
+    parallel._launch_threads = slow
+    other = threading.Thread(target=outputs, args=(layer, problem))
+    other.start()
+    starting.wait()
+    child = os.fork()
+    if child == 0:
+        assert_same_bits(outputs(layer, problem), expected)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    go_on.set()
+    other.join()
+    print("done")
+
+
 def fork_while_another_thread_draws_dropout():
     layer = fastrnn.LSTM(3, 4, 2, dropout=0.5, seed=0)
     x = np.ones((3, 2, 3), np.float32)
@@ -843,6 +904,7 @@ FORKS = [
     "fork_after_two_threads",
     "fork_after_one_thread",
     "fork_before_any_call",
+    "fork_while_another_thread_starts_the_pool",
     "fork_after_another_use_of_numbas_threads",
     "fork_after_another_packages_openmp",
     "multiprocessing_fork",

@@ -20,7 +20,8 @@ from fastrnn import __version__
 from fastrnn.blas import use_one_thread
 from fastrnn.commands.display import Display, best_display
 from fastrnn.commands.numbers import above_zero, integer
-from fastrnn.host import commit, cpu_name, memory, processors
+from fastrnn.host import commit, cpu_name, memory
+from fastrnn.processor import processors
 
 from . import learners, results
 from .board import Board, describe
