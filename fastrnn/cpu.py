@@ -131,7 +131,7 @@ class CpuLayer:
             if self._without == _MOST_WITHOUT:
                 self._idle.clear()
             if c_0 is not None:
-                c_n = np.empty_like(c_0) if rows is None else c_0.copy()  # no step writes those of rows without steps
+                c_n = c_0.copy()  # which is that of rows without steps, and as quick as an empty array
         kind = SAVING_KIND if save else FORWARD_KIND
         arrays = ForwardArrays(x, y, h_0, c_0, c_n, gates, cells)
         matrices = self._run(kind, lead, rows, arrays, weights)
