@@ -1,4 +1,4 @@
-"""The kernels' exp, sigmoid and tanh on all 2³² float32 numbers: `python -m bench.elementary`.
+"""The kernels' sigmoid and tanh on all 2³² float32 numbers: `python -m bench.elementary`.
 
 Prints the largest error of each in units in the last place, and where; writes `bench/results/elementary.json`. The exit
 status is 1 if an error is above 2, a function falls anywhere, or NaN does not stay NaN. References are the C library's,
@@ -17,7 +17,6 @@ from functools import cache
 
 import numpy as np
 from fastrnn.kernels import functions
-from fastrnn.kernels.elementary import exp
 from fastrnn.kernels.simd import vectors
 from fastrnn.kernels.target import vector_unit
 from numba import njit
@@ -41,7 +40,6 @@ def _sigmoid(x):
 
 # the kernels' function, and the same in float64
 FUNCTIONS = {
-    "exp": (exp, njit(lambda x: math.exp(x))),
     "sigmoid": (functions.sigmoid, _sigmoid),
     "tanh": (functions.tanh, njit(lambda x: math.tanh(x))),
 }

@@ -419,18 +419,3 @@ def power_of_two(typing, shifted, offset):
         return _to_power(builder, shifted, _shifted_integers(builder, shifted, args[0]), constant)
 
     return shifted(shifted, offset), lower
-
-
-@intrinsic
-def power_of_two_halves(typing, shifted):
-    """Two factors of 2ⁿ, for n so large or small that 2ⁿ itself is infinite or subnormal."""
-    if not isinstance(shifted, Vector):
-        return None
-
-    def lower(context, builder, sig, args):
-        n = _shifted_integers(builder, shifted, args[0])
-        half = builder.ashr(n, _integers(shifted, 1))
-        factors = [_to_power(builder, shifted, part, 0) for part in (half, builder.sub(n, half))]
-        return context.make_tuple(builder, sig.return_type, factors)
-
-    return types.UniTuple(shifted, 2)(shifted), lower
