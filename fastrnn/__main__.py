@@ -49,6 +49,8 @@ def _run(arguments: list[str]) -> int:
         parser.print_help(sys.stderr)
         return 2
     parsed = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # texts and names of files are not all ASCII, and the terminal may be
     try:
         get_num_threads()
     except ValueError as wrong:  # an environment variable

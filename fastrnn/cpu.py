@@ -1,19 +1,19 @@
 """The CPU backend of one layer: allocates, and runs the kernels."""
 
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import threads
 from .copying import states_before
+from .kept_memory import KeptMemory, Memory
 from .kernels.target import vector_unit
 from .lengths import PackedRows
+from .matrices import Matrices
 from .memory import address, empty
-from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout
+from .parameters import PARAMETERS_CHANGED, Directions, LayerParameters, ParameterLayout
 from .passes import (
     FORWARD_KIND,
     SAVING_KIND,
@@ -27,12 +27,8 @@ from .passes import (
 from .planner import Planner
 from .plans import Plan, Workspace
 from .sharing import Sharing
-from .weights import NOTHING, Matrices, Weights
-
-# kept memory may be so many times as large as what a pass needs of it
-_MOST_ROOM = 4
-# it is let go after so many passes in a row that need none
-_MOST_WITHOUT = 100
+from .watching import NOTHING
+from .weights import Weights
 
 
 @dataclass
@@ -48,17 +44,8 @@ class Saved:
     y: np.ndarray  # (T, B, D*R)
     gates: np.ndarray  # (D, T, B, saved planes * H)
     cells: np.ndarray  # (D, T, B, H); empty for a cell without a cell state
-    memory: "Memory | None"  # where they lie, for a later pass
+    memory: Memory | None  # where they lie, for a later pass
     checksums: bytes = b""  # of the weights
-
-
-class Memory(NamedTuple):
-    """What `Saved` has of its own, and the flat arrays it is at the beginning of."""
-
-    lead: tuple[int, ...]  # (T, B) or (N,)
-    flats: list[np.ndarray]
-    gates: np.ndarray
-    cells: np.ndarray
 
 
 def _final(rows: PackedRows | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
@@ -102,8 +89,8 @@ class CpuLayer:
             for entry in layout.cell.weight_gradients
             if len(entry.biases) == 2 and entry.biases[0] in layout.shapes
         ]
-        self._idle: deque[Memory] = deque(maxlen=1)
-        self._without = 0  # so many passes have not asked for it since the last one that did
+        widths = (len(self.cell.saved) * H, H if self.cell.has_cell_state else 0)
+        self._memory = KeptMemory(self.directions, widths, dtype)
 
     def forward(
         self,
@@ -121,15 +108,13 @@ class CpuLayer:
         saved, gates, cells, c_n = None, None, None, None
         c_0 = states[1] if self.cell.has_cell_state else None
         if save:
-            memory = self._memory_to_save(lead)
+            memory = self._memory.take(lead)
             gates = memory.gates
             saved = Saved(x, states, rows, y, gates, memory.cells, memory)
             if c_0 is not None:
                 cells = memory.cells
         else:
-            self._without += 1
-            if self._without == _MOST_WITHOUT:
-                self._idle.clear()
+            self._memory.not_needed()
             if c_0 is not None:
                 c_n = c_0.copy()  # which is that of rows without steps, and as quick as an empty array
         kind = SAVING_KIND if save else FORWARD_KIND
@@ -181,7 +166,7 @@ class CpuLayer:
     def release(self, saved: Saved) -> None:
         """Let the next forward pass have the memory of what this one kept, which nobody reads any more."""
         if saved.memory is not None:
-            self._idle.append(saved.memory)
+            self._memory.give_back(saved.memory)
 
     def saved_values(self, saved: Saved) -> list[dict[str, np.ndarray]]:
         """For each direction {plane of `Cell.saved`: view (T, B, H)}, and `c`, if the cell has a cell state.
@@ -257,15 +242,15 @@ class CpuLayer:
             where = self.where(rows, workers, by_units)
         plan = self._planner.plan(kind, batch, workers, by_units)
         of_all = arrays if self.directions == 1 else for_both(arrays)
-        weights = self.weights.forward if kind.forward else self.weights.backward
-        also = self.weights.backward if kind is SAVING_KIND else None
+        layout = self.weights.forward_layout if kind.forward else self.weights.backward_layout
+        also = self.weights.backward_layout if kind is SAVING_KIND else None
         needed = checksums if source is None else None
         # held until the kernels have read them
-        matrices, pieces = self.weights.expected(weights, source, also, checksums)
+        matrices, pieces = self.weights.expected(layout, source, also, checksums)
         if not (matrices.are_of(needed) and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):
-            matrices = self.weights.current(weights, source, also)
+            matrices = self.weights.current(layout, source, also)
             if not matrices.are_of(needed):
-                raise RuntimeError(CHANGED)
+                raise RuntimeError(PARAMETERS_CHANGED)
             plan.run(NOTHING, (*where, matrices.address) * self.directions, of_all)
         return matrices
 
@@ -283,7 +268,7 @@ class CpuLayer:
         plan  what `step_plan` gave for B rows
         Returns what must outlive the block: the packed weights, as they are now, and the kernels' workspace.
         """
-        matrices = self.weights.current(self.weights.forward)
+        matrices = self.weights.current(self.weights.forward_layout)
         workspace = Workspace(plan.template, plan.work_bytes, 0, block)
         c_0, c_n = (before[1], after[1]) if self.cell.has_cell_state else (None, None)
         arrays = ForwardArrays(x, after[0], before[0], c_0, c_n, None, None)
@@ -303,24 +288,3 @@ class CpuLayer:
         team = workers // self.directions
         shares = address(rows.shares(team)) if team > 1 and not by_units else 0
         return Where(rows.steps, rows.total, address(rows.starts), shares)
-
-    def _memory_to_save(self, lead: tuple[int, ...]) -> "Memory":
-        """For gates and cell states of all steps. What the last backward pass has used up serves again if it fits.
-
-        The system hands large arrays out page by page: a training loop would spend a tenth of its time on that.
-        """
-        self._without = 0
-        try:
-            idle = self._idle.pop()
-        except IndexError:
-            flats = None
-        else:
-            if idle.lead == lead:
-                return idle
-            flats = idle.flats
-        shape = (self.directions, *lead, len(self.cell.saved) * self.hidden_size)
-        shapes = (shape, (*shape[:-1], self.hidden_size) if self.cell.has_cell_state else (0,))
-        sizes = [math.prod(each) for each in shapes]
-        if flats is None or not all(n <= len(m) <= _MOST_ROOM * n for n, m in zip(sizes, flats, strict=True)):
-            flats = [empty((n,), self.dtype) for n in sizes]
-        return Memory(lead, flats, *(m[:n].reshape(each) for m, n, each in zip(flats, sizes, shapes, strict=True)))

@@ -11,10 +11,11 @@ import numpy as np
 
 from .dropout import Dropout, Mask
 from .gradients import Gradients
+from .layout import Layout
 from .lengths import PackedRows, Padded
 from .parameters import LayerParameters
 from .sequence import OptionalStates, Sequence, States
-from .validation import Layout, Lengths, State
+from .validation import Lengths, State
 
 if TYPE_CHECKING:
     from .layers import Recurrent
@@ -99,7 +100,7 @@ class Network:
     ) -> tuple[np.ndarray, States, Any]:
         """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers. An error leaves the dropout to come.
 
-        With `save`, also return the `_Saved` or `Recomputing` that `backward` takes.
+        With `save`, also return the `_SavedLayers` or `Recomputing` that `backward` takes.
         """
         if not (owner.dropout and owner.training and len(self.layers) > 1):
             return self._through(x, states, padded, save, recompute, None)
@@ -133,7 +134,7 @@ class Network:
         elif len(self.layers) == 1:
             y, states_n, saved = self.layers[0].forward(x, states, save=save, rows=rows)
             if save:
-                saved = _Saved([saved], [])
+                saved = _SavedLayers([saved], [])
         else:
             y, states_n, saved = self._layer_by_layer(x, states, rows, save, dropout)
         if padded is not None:
@@ -142,7 +143,7 @@ class Network:
 
     def _layer_by_layer(
         self, y: np.ndarray, states: States, rows: PackedRows | None, save: bool, dropout: Dropout | None
-    ) -> tuple[np.ndarray, States, "_Saved"]:
+    ) -> tuple[np.ndarray, States, "_SavedLayers"]:
         D = self._directions
         all_states_n, all_saved = [], []
         masks: list[Mask] = []
@@ -156,16 +157,16 @@ class Network:
             y, states_n, saved = layer.forward(y, layer_states, save=save, rows=rows)
             all_states_n.append(states_n)
             all_saved.append(saved)
-        return y, _stacked(all_states_n), _Saved(all_saved, masks)
+        return y, _stacked(all_states_n), _SavedLayers(all_saved, masks)
 
     def backward(
-        self, saved: "_Saved | Recomputing", padded: Padded | None, dy: np.ndarray | None, dstates: OptionalStates
+        self, saved: "_SavedLayers | Recomputing", padded: Padded | None, dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, dict[str, np.ndarray]]:
         """The gradients of x, of the initial states and of the parameters, from those of y and of the final states."""
         if padded is not None:
             dy = None if dy is None else self.layers[-1].pack(padded, dy)
             dstates = padded.sort(dstates)
-        if not isinstance(saved, _Saved):
+        if not isinstance(saved, _SavedLayers):
             dx, dstates_0, all_dweights = saved.backward(self.layers, dy, dstates)
         elif len(self.layers) == 1:
             dx, dstates_0, dweights = self.layers[0].backward(saved.layers.pop(), dy, dstates)
@@ -180,7 +181,7 @@ class Network:
         return dx, dstates_0, named
 
     def _layer_by_layer_back(
-        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+        self, saved: "_SavedLayers", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[list[dict[str, np.ndarray]]]]:
         D = self._directions
         all_dstates_0, all_dweights = [], []
@@ -207,7 +208,7 @@ class Backward:
         self,
         layer: "Recurrent",
         layout: Layout,
-        saved: "_Saved | Recomputing",
+        saved: "_SavedLayers | Recomputing",
         y: np.ndarray,
         steps: int,
         batch: int,
@@ -216,7 +217,7 @@ class Backward:
     ) -> None:
         self._layer = layer
         self._layout = layout
-        self._saved: list[_Saved | Recomputing] = [saved]  # whoever pops it may use it up
+        self._saved: list[_SavedLayers | Recomputing] = [saved]  # whoever pops it may use it up
         if padded is None:
             self._y = weakref.ref(y)
             y.setflags(write=False)
@@ -267,7 +268,7 @@ class Backward:
         return Gradients(layout.given_sequence(dx, batched), layout.given_state(dstates_0, batched), dparameters)
 
 
-class _Saved(NamedTuple):
+class _SavedLayers(NamedTuple):
     layers: list[Any]  # what each layer's `Sequence.forward` saved
     masks: list[Mask]  # of the y of each layer but the last; empty without dropout
 

@@ -13,7 +13,7 @@ from .memory import empty
 # for each direction {short name: array}
 Directions = Sequence[Mapping[str, Any]]
 
-CHANGED = (
+PARAMETERS_CHANGED = (
     "backward: the parameters have changed since vjp, and the gradients would be those of neither; "
     "what was saved is used up: call vjp again"
 )

@@ -9,13 +9,14 @@ from .kernels.locks import new_lock
 from .kernels.planes import backward_planes, forward_planes
 from .kernels.stage import SCRATCH_BYTES, recipe
 from .kernels.tile import abreast
+from .matrices import MatrixLayout
 from .memory import CACHE_LINE, up
 from .parameters import ParameterLayout
 from .passes import CONTINUED_NUMBERS, NUMBERS, BackwardArrays, ForwardArrays, PassKind
 from .plans import Plan
 from .sharing import Sharing
 from .templates import At, Description, Plane, Table, Template, Word
-from .weights import PackedWeights, Weights
+from .weights import Weights
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
@@ -87,7 +88,7 @@ class Planner:
                 plans[key] = plan
 
     def _forward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
-        cell, weights, save = self.cell, self._weights.forward, kind.saving
+        cell, weights, save = self.cell, self._weights.forward_layout, kind.saving
         D, H, G, S = self.directions, self.hidden_size, cell.gates, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
         sums_row = G * weights.padded * size
@@ -129,7 +130,7 @@ class Planner:
         return Plan("loop forward", template, D * direction_bytes, workers)
 
     def _backward(self, kind: PassKind, batch: int, workers: int, by_units: bool) -> Plan:
-        cell, weights = self.cell, self._weights.backward
+        cell, weights = self.cell, self._weights.backward_layout
         direction = "backward_keeping" if kind.keeping else "backward"
         D, H, R, S = self.directions, self.hidden_size, self.output_size, len(cell.saved)
         size, team = self._dtype.itemsize, max(1, workers // D)
@@ -211,7 +212,7 @@ class Planner:
             b.SCRATCH_BYTES: scratch_bytes,
         }
 
-    def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], weights: PackedWeights) -> dict[int, Word]:
+    def _stages(self, d: int, direction: str, stages: tuple[Stage, ...], weights: MatrixLayout) -> dict[int, Word]:
         """The header's words for the stages; matrix 0 is W, the stages' follow."""
         words: dict[int, Word] = {b.STAGE_KERNEL: compiled.kernel("stage"), b.STAGES: len(stages)}
         planes = self._planes[direction.removesuffix("_saving")]
@@ -253,7 +254,7 @@ class Planner:
         else:
             planes["c"] = Plane(At(f"c_n {d}"), row)
             planes["c_prev"] = Plane(At(f"c_n {d}"), row, b.FIXED, begins, At(f"c_0 {d}"), row)
-        planes["zero"] = Plane(At(f"weights {d}", self._weights.forward.zeros), 0)
+        planes["zero"] = Plane(At(f"weights {d}", self._weights.forward_layout.zeros), 0)
         return planes
 
     def _gradients(self, d: int, batch: int, kind: PassKind) -> list[tuple[Word, ...]]:

@@ -14,7 +14,7 @@ from .kernels import checksum, compiled
 from .kernels import record as r
 from .memory import address, empty
 from .templates import Template
-from .weights import Pieces
+from .watching import Pieces
 
 _MOST_IDLE = 2  # workspaces of a plan, besides those in use
 

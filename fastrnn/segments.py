@@ -15,10 +15,10 @@ from .cpu import CpuLayer
 from .kernels.weight_gradient import BLOCK_ROWS
 from .lengths import PackedRows
 from .memory import address, empty
-from .parameters import CHANGED
+from .parameters import PARAMETERS_CHANGED
 from .passes import FORWARD_KIND, SAVING_KIND, BackwardArrays, ForwardArrays, PassKind, Where, backward_kind
 from .sequence import States
-from .weights import NOTHING
+from .watching import NOTHING
 
 Arrays = list[np.ndarray]  # one for each direction
 _Values = tuple[tuple[int, ...], ForwardArrays | BackwardArrays]  # of a plan for one direction: numbers, arrays
@@ -69,7 +69,7 @@ class SegmentedLayer:
         self._layer = layer
         self._batch = batch
         self._most_rows = most_rows  # of any segment
-        self._forward_weights = layer.weights.current(layer.weights.forward, also=layer.weights.backward)
+        self._forward_weights = layer.weights.current(layer.weights.forward_layout, also=layer.weights.backward_layout)
         self.kept = kept  # of the segment that `forward_saving` was called with last
 
     def forward(self, segments: Segments, x: Arrays, y: Arrays, states: States) -> None:
@@ -108,10 +108,10 @@ class SegmentedLayer:
     def begin_backward(self) -> None:
         """Begin the sums of the weight gradients. RuntimeError if the weights have changed since `kept` was."""
         layer = self._layer
-        self._backward_weights = layer.weights.current(layer.weights.backward)
+        self._backward_weights = layer.weights.current(layer.weights.backward_layout)
         assert self.kept is not None
         if not self._backward_weights.are_of(self.kept.checksums):
-            raise RuntimeError(CHANGED)
+            raise RuntimeError(PARAMETERS_CHANGED)
         self._dflat, self._open = np.zeros((2, layer.layout.size), layer.dtype)
         self._taken = [0] * layer.directions  # rows that are in these sums
 

@@ -7,7 +7,7 @@ import numpy as np
 from . import reference
 from .kernels.interrupts import interrupts_wait
 from .lengths import PackedRows, Padded
-from .parameters import CHANGED, Directions, LayerParameters, ParameterLayout
+from .parameters import PARAMETERS_CHANGED, Directions, LayerParameters, ParameterLayout
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -115,13 +115,13 @@ class Sequence:
                 runs.append((d, where, batch, saved))
         if not save:
             return y, states_n, None
-        return y, states_n, _Saved(x, states, runs, self.parameters.flat.tobytes() if weights is None else None)
+        return y, states_n, _ReferenceRuns(x, states, runs, self.parameters.flat.tobytes() if weights is None else None)
 
     def _backward_reference(
-        self, saved: "_Saved", dy: np.ndarray | None, dstates: OptionalStates
+        self, saved: "_ReferenceRuns", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         if saved.parameters is not None and saved.parameters != self.parameters.flat.tobytes():
-            raise RuntimeError(CHANGED)
+            raise RuntimeError(PARAMETERS_CHANGED)
         if dy is None:
             dy = np.zeros((*saved.x.shape[:-1], self.output_size), self.dtype)
         dx = np.zeros_like(saved.x)
@@ -150,7 +150,7 @@ class Sequence:
         return self.layout.views(np.zeros(self.layout.size, self.dtype))
 
 
-class _Saved(NamedTuple):
+class _ReferenceRuns(NamedTuple):
     """What the reference keeps for the backward pass."""
 
     x: np.ndarray

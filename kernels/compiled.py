@@ -98,7 +98,10 @@ def _compile(name):
     return made
 
 
-_CHECKSUM_BLOCK = 8 * (r.CHANGED - checksum.CHANGED)  # where it begins in a record, in bytes
+# where the argument block of the checksums begins in a record, in bytes: its header lies over other words of the
+# record, which is right because a kernel on one thread does not touch it
+_CHECKSUM_BLOCK = 8 * (r.CHANGED - checksum.CHANGED)
+assert _CHECKSUM_BLOCK >= 0
 
 
 @kept("boolean(int64)", nogil=True)

@@ -15,7 +15,7 @@ from bench.cases import CELLS, MODES, Case, problem
 from bench.competitors import fastrnn_layer
 from bench.sections import Effort, anatomy, growth, memory, precision, sections, startup, stream, updates
 from bench.targets import LISTED, Reached
-from fastrnn.weights import Packing
+from fastrnn.matrices import Packing
 
 QUICK = Effort(seconds=0.0, quick=True)
 HEAD = {

@@ -191,6 +191,13 @@ def test_after_a_warm_up_nothing_is_compiled(package):
     assert len(loaded) == compiled + found
 
 
+def test_the_caches_name_may_be_one_that_the_terminal_cannot_show(package, tmp_path):
+    options = ("--cell", "rnn_relu", "--dtype", "float32", "--forward-only")
+    done = warm_up(package, *options, NUMBA_CACHE_DIR=str(tmp_path / "ü"), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The cache lies in " in done.stdout
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     wanted = str(tmp_path / "file" / "cache")

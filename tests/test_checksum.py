@@ -5,7 +5,7 @@ import pytest
 from fastrnn.kernels import checksum
 
 from fastrnn.memory import address
-from fastrnn.weights import Watched
+from fastrnn.watching import Watched
 
 # in 32-bit words: a checksum takes up to 256 at once, and what is left is followed by zeros
 SIZES = [1, 2, 15, 16, 17, 31, 32, 33, 100, 255, 256, 257, 300, 512, 1000]

@@ -540,7 +540,7 @@ def test_weights_are_packed_again_only_after_a_change(kind, packings):
 @every_kind
 @pytest.mark.parametrize("others", [False, True], ids=["own", "others"])
 def test_a_training_step_looks_at_changed_weights_once_and_then_within_its_runs(kind, others, monkeypatch):
-    from fastrnn.weights import Watched
+    from fastrnn.watching import Watched
 
     looks, pieces = [], Watched.pieces
     monkeypatch.setattr(Watched, "pieces", lambda *arguments: looks.append(1) or pieces(*arguments))

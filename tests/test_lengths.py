@@ -262,11 +262,11 @@ def test_memory_serves_again_for_fewer_rows():
         problem = random_problem(layer, T, 3)
         (_, backward) = layer.vjp(problem.x, as_state(problem.state), lengths)
         backward(problem.dy)
-        flats = kernels._idle[0].flats
+        flats = kernels._memory._idle[0].flats
         places.append(tuple(memory.ctypes.data for memory in flats))
         assert sum(lengths) * H <= len(flats[1]) <= 4 * sum(lengths) * H
     assert places[0] == places[1] == places[2]
-    assert len(kernels._idle) == 1
+    assert len(kernels._memory._idle) == 1
 
 
 # A witness

@@ -193,7 +193,7 @@ def peak(layer, T, B, recomputing):
 
     run()  # what the layer keeps for the next call of this size is there from now on
     for sequence in layer.sequences:
-        sequence.kernels()._idle.clear()  # but for gates and cell states
+        sequence.kernels()._memory._idle.clear()  # but for gates and cell states
     gc.collect()
     tracemalloc.start()
     try:

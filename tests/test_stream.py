@@ -68,7 +68,7 @@ def test_memory_that_the_kernels_read_lives_as_long_as_the_stream():
     x = random_problem(layer, 5, 1).x[:, 0]
     expected = layer(x)[0].copy()
     stream, keep = layer.stream(), []
-    size = layer.sequences[0].kernels().weights.forward.numbers
+    size = layer.sequences[0].kernels().weights.forward_layout.numbers
     for number in range(4):
         for parameter in layer.parameters.values():
             parameter[...] = number

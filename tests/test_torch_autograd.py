@@ -553,7 +553,7 @@ def test_what_a_training_step_kept_is_let_go_after_many_calls_without_one():
     module = fast.GRU(4, 6)
     x = normal(5, 3, 4, dtype=torch.float32, grad=False)
     module(x)[0].sum().backward()
-    idle = layer_module._of_modules[module][0]._cpu._idle
+    idle = layer_module._of_modules[module][0]._cpu._memory._idle
     assert len(idle) == 1
     with torch.no_grad():
         for _ in range(99):

@@ -102,7 +102,7 @@ class Step:
         cpu = layer.sequences[0].kernels()
         self.cell, weights, B, H = cpu.cell, cpu.weights, case.B, case.H
         stage = self.cell.forward[0]
-        self._packed = weights.current(weights.forward)
+        self._packed = weights.current(weights.forward_layout)
         rng = np.random.default_rng(0)
         self.planes = {name: rng.uniform(-1, 1, (B, H)).astype("float32") for name in forward_planes(self.cell)}
         self._table = np.array([(address(plane), 4 * H) for plane in self.planes.values()], np.int64)
@@ -115,7 +115,7 @@ class Step:
         self._recipe = np.array(recipe_of(formula, len(stage.begins), multiplied, np.dtype(np.float32)), np.int64)
         lanes = vector_unit().lanes(4)
         x, h = map(address, self.operands)
-        of_x, of_h = (self._packed.address + offset for offset in weights.forward.offsets[0][:2])
+        of_x, of_h = (self._packed.address + offset for offset in weights.forward_layout.offsets[0][:2])
 
         def arguments(depth: int) -> tuple[int, ...]:
             x_depth = depth if self._within else 0

@@ -18,7 +18,7 @@ from fastrnn.checking import check_on_device, expect, judge
 from fastrnn.host import cpu_name
 from fastrnn.threads import available, get_num_threads, set_num_threads
 
-from .display import Display, Row, best_display
+from .display import Display, Row, best_display, count
 from .numbers import integer
 
 _NAMED = 6  # how many quantities the list of failures names for each configuration
@@ -51,7 +51,7 @@ class Result(NamedTuple):
                 yield f"{self._name(threads)}: {', '.join(failed[:_NAMED] + more)}"
 
     def _name(self, threads: int) -> str:
-        return f"{self.case.cell} {self.case.dtype} {self.case}, {_count(threads, 'thread')}"
+        return f"{self.case.cell} {self.case.dtype} {self.case}, {count(threads, 'thread')}"
 
 
 def run_case(case: Case, threads: Sequence[int]) -> Result:
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
                 each = (time.perf_counter() - start) / number if number else _SECONDS
                 report(number / len(chosen), f"{case.cell} {case.dtype}", each * (len(chosen) - number))
                 results.append(run_case_on_gpu(case) if on_gpu else run_case(case, threads))
-            report(1.0, _count(len(results), "configuration"), 0.0)
+            report(1.0, count(len(results), "configuration"), 0.0)
     finally:
         set_num_threads(before)
 
@@ -142,7 +142,7 @@ def _conclude(show: Display, results: list[Result], seconds: float) -> int:
     if not failed:
         show.say(f"\nAll {len(results)} configurations are within their bounds ({seconds:.1f} s).")
         return 0
-    show.say(f"\n{len(failed)} of {_count(len(results), 'configuration')} FAILED ({seconds:.1f} s):")
+    show.say(f"\n{len(failed)} of {count(len(results), 'configuration')} FAILED ({seconds:.1f} s):")
     for result in failed:
         for line in result.failures():
             show.say(f"  {line}")
@@ -209,7 +209,3 @@ def _gpu() -> Iterator[str]:
 
     yield f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
     yield f"GPU {device_description()}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -69,6 +69,11 @@ def best_display(plain: bool = False) -> Display:
     return PlainDisplay(sys.stdout, redraw=terminal)
 
 
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """So many of what the noun says."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"
+
+
 class PlainDisplay:
     def __init__(self, stream: TextIO, redraw: bool) -> None:
         self.stream = stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastrnn.validation import Layout
+from fastrnn.layout import Layout
 
 from .arrays import Array
 from .kinds import Kind, same_kind

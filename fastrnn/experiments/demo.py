@@ -65,8 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the options say. Returns the exit status."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # the text is not all ASCII, and the terminal may be
     use_one_thread()
     if arguments.threads is not None:
         set_num_threads(arguments.threads)

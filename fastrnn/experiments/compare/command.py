@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrnn import __version__
 from fastrnn.blas import use_one_thread
-from fastrnn.commands.display import Display, best_display
+from fastrnn.commands.display import Display, best_display, count
 from fastrnn.commands.numbers import above_zero, integer
 from fastrnn.host import commit, cpu_name, memory
 from fastrnn.processor import processors
@@ -96,8 +96,6 @@ _OF_A_RUN = (
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the options say. Returns the exit status."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
     if arguments.docs is not None:
         _check_page(arguments)
     if find_spec("matplotlib") is None:
@@ -114,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_memory(arguments, settings, processes)
     store = _open(arguments, settings)
     jobs = make_jobs(tasks, contenders, seeds)
-    show.say(f"{settings.size}: {len(jobs)} jobs in {processes} processes, results in {store.folder}")
+    work = f"{count(len(jobs), 'job')} in {count(processes, 'process', 'es')}"
+    show.say(f"{settings.size}: {work}, results in {store.folder}")
     try:
         failed = _do_jobs(show, store, settings, jobs, baselines, processes)
         costs = _costs(show, store, settings)
