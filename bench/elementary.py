@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 
+import fastrnn.kernels.elementary  # noqa: F401  what makes them functions of vectors
 import numpy as np
 from fastrnn.kernels import functions
 from fastrnn.kernels.simd import vectors
