@@ -244,7 +244,7 @@ class CpuLayer:
         of_all = arrays if self.directions == 1 else for_both(arrays)
         layout = self.weights.forward_layout if kind.forward else self.weights.backward_layout
         also = self.weights.backward_layout if kind is SAVING_KIND else None
-        needed = checksums if source is None else None
+        needed = checksums if source is None else None  # who brings other arrays answers for them
         # held until the kernels have read them
         matrices, pieces = self.weights.expected(layout, source, also, checksums)
         if not (matrices.are_of(needed) and plan.run(pieces, (*where, matrices.address) * self.directions, of_all)):

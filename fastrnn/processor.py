@@ -36,12 +36,12 @@ def processor_quota(groups: Path = _GROUPS_OF_THIS_PROCESS, root: Path = _CONTRO
     documentation of control groups, `cpu.max` (version 2), `cpu.cfs_quota_us` and `cpu.cfs_period_us` (version 1).
     """
     try:
-        lines = groups.read_text().splitlines()
+        lines = os.fsdecode(groups.read_bytes()).splitlines()
     except OSError:  # not Linux
         return None
     quotas = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = root / controllers

@@ -59,6 +59,7 @@ QUOTAS = {
     ),
     "none said": ("0::/\n", {}, None),
     "damaged": ("0::/\n", {"cpu.max": "much\n"}, None),
+    "another kind of file": ("nothing\n\n", {}, None),
 }
 
 
