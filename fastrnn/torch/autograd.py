@@ -101,8 +101,6 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
         if inputs is not None and not _are_there([inputs[0], *inputs[1]]):
             inputs = None
             _let_go(ctx)
-    if inputs is None:
-        inputs = _inputs(ctx.call, x, states)
     dy, dstates = (None, doutputs) if step else (doutputs[0], doutputs[1:])
     if turned and dy is not None:
         dy = dy.transpose(0, 1)
@@ -111,6 +109,8 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
     if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
         _let_go(ctx)
         return None, *differentiable_gradients(layer, rows, x, states, weights, (dy, *dstates), wanted)
+    if inputs is None:
+        inputs = _inputs(ctx.call, x, states)
     gradients = _gradients(ctx, arrays, inputs, dy, dstates)
     return None, *[torch.from_numpy(g) if needed else None for g, needed in zip(gradients, wanted, strict=True)]
 
