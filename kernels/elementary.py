@@ -43,7 +43,7 @@ class Constants:
     shifter: float  # added to a number, it leaves the nearest integer in the low mantissa bits
     polynomial: Callable  # P
     sigmoid_range: tuple[float, float]  # of x: below it σ(x) is 0, above it 1
-    sigmoid_offset: int  # the power of two that keeps everything in σ normal
+    sigmoid_offset: int  # of the power of two that keeps everything in σ normal
     tanh_one: float  # tanh(this / 2) rounds to 1
     tanh_small: float | None  # below this tanh is x + x³·Q(x²)
     tanh_polynomial: Callable | None  # Q
@@ -61,7 +61,7 @@ _F32 = Constants(
         )
     ),
     sigmoid_range=(np.float32(-104.0), np.float32(25.0)),
-    sigmoid_offset=-32,
+    sigmoid_offset=32,
     tanh_one=np.float32(20.0),
     tanh_small=np.float32(0.55),
     tanh_polynomial=horner(
@@ -86,7 +86,7 @@ _F64 = Constants(
         )
     ),
     sigmoid_range=(np.float64(-746.0), np.float64(40.0)),
-    sigmoid_offset=-64,
+    sigmoid_offset=64,
     tanh_one=np.float64(40.0),
     tanh_small=None,
     tanh_polynomial=None,
@@ -119,19 +119,19 @@ def _sigmoid_vector(x):
     constants = _CONSTANTS[x.element.name]
     low, high = constants.sigmoid_range
     offset = constants.sigmoid_offset
-    down = 2.0**offset
+    one = 2.0**offset
 
     def implementation(x):
-        # 1 / (1 + (1 + q)·2ⁿ), everything scaled down by a power of two: then nothing overflows, and only the quotient
-        # can be subnormal. The denominator is rounded so that it matters least: for n > 0 what is small is
-        # added first; else 1 + 2ⁿ, which is exact or next to 1, and σ does not fall from one n to the next.
+        # 2⁻ⁿ / (2⁻ⁿ + 1 + q), everything scaled up by a power of two: then only the quotient can be subnormal. The
+        # larger of 2⁻ⁿ and 1 is added last: so the denominator is rounded where it matters least, and σ does not fall
+        # from one n to the next.
         x = select_greater(x, high, high, x)
         x = select_less(x, low, low, x)
         q, shifted = _reduce(-x)
-        scale = power_of_two(shifted, offset)
-        first = select_less(x, 0.0, down, scale + down)
-        last = select_less(x, 0.0, scale, 0.0)
-        return down / (fma(scale, q, first) + last)
+        scale = power_of_two(shifted, -1, offset)
+        first = select_less(scale, one, scale, one)
+        last = select_less(scale, one, one, scale)
+        return scale / (fma(q, one, first) + last)
 
     return implementation
 
@@ -149,7 +149,7 @@ def _tanh_vector(x):
             # |tanh x| = -m / (2 + m), m = e^(-2|x|) - 1 = (1 + q)·2ⁿ - 1
             y = absolute(x) * -2.0
             q, shifted = _reduce(select_less(y, -high, -high, y))
-            scale = power_of_two(shifted, 0)
+            scale = power_of_two(shifted, 1, 0)
             m = fma(scale, q, scale - 1.0)
             return copysign(-m / (2.0 + m), x)
 
@@ -162,7 +162,7 @@ def _tanh_vector(x):
         a = absolute(x)
         y = a * 2.0
         q, shifted = _reduce(select_greater(y, high, high, y))
-        scale = power_of_two(shifted, 0)
+        scale = power_of_two(shifted, 1, 0)
         large = 1.0 - 2.0 / (fma(scale, q, 1.0) + scale)
         square = a * a
         return copysign(select_less(a, bound, fma(a * square, odd(square), a), large), x)

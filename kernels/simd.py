@@ -388,34 +388,29 @@ select_less_equal = _select("<=")
 select_greater = _select(">")
 
 
-def _shifted_integers(builder, kind, shifted):
-    """The integers n that `elementary` has pushed into the low mantissa bits, as a vector of integers."""
-    element = kind.element
-    pushed = ((element.exponent_bias + element.mantissa_bits) << element.mantissa_bits) + (
+@intrinsic(prefer_literal=True)
+def power_of_two(typing, shifted, sign, offset):
+    """2^(sign·n + offset) for the integers n that `elementary` has pushed into the low mantissa bits of `shifted`; sign
+    is 1 or -1. Must be a normal number.
+    """
+    literals = (sign, offset)
+    if not isinstance(shifted, Vector) or not all(isinstance(each, types.IntegerLiteral) for each in literals):
+        return None
+    factor, power = (each.literal_value for each in literals)
+    element = shifted.element
+    # of the number that pushes them there, 1.5 times the power of two whose last place is 1
+    bits_pushing = ((element.exponent_bias + element.mantissa_bits) << element.mantissa_bits) + (
         1 << (element.mantissa_bits - 1)
     )
-    bits = builder.bitcast(shifted, kind.llvm_integer)
-    return builder.sub(bits, _integers(kind, pushed))
+    bits_of_result = element.exponent_bias + power  # for n = 0, in the exponent's place
 
-
-def _integers(kind, value):
-    return ir.Constant(kind.llvm_integer, [value] * kind.lanes)
-
-
-def _to_power(builder, kind, n, offset):
-    """2^(n + offset), made from its exponent bits."""
-    biased = builder.add(n, _integers(kind, kind.element.exponent_bias + offset))
-    return builder.bitcast(builder.shl(biased, _integers(kind, kind.element.mantissa_bits)), kind.llvm)
-
-
-@intrinsic(prefer_literal=True)
-def power_of_two(typing, shifted, offset):
-    """2^(n + offset) for the integers n in the low mantissa bits of `shifted`; must be a normal number."""
-    if not isinstance(shifted, Vector) or not isinstance(offset, types.IntegerLiteral):
-        return None
-    constant = offset.literal_value
+    def integers(value):
+        return ir.Constant(shifted.llvm_integer, [value] * shifted.lanes)
 
     def lower(context, builder, sig, args):
-        return _to_power(builder, shifted, _shifted_integers(builder, shifted, args[0]), constant)
+        n = builder.sub(builder.bitcast(args[0], shifted.llvm_integer), integers(bits_pushing))
+        combine = builder.add if factor > 0 else builder.sub
+        exponent = combine(integers(bits_of_result), n)
+        return builder.bitcast(builder.shl(exponent, integers(element.mantissa_bits)), shifted.llvm)
 
-    return shifted(shifted, offset), lower
+    return shifted(shifted, sign, offset), lower
