@@ -53,7 +53,7 @@ class _Matrix:
 class _Job(NamedTuple):
     """Packs a part of a parameter, as words of `kernels/packing.py`."""
 
-    parameter: str  # by its short name
+    parameter: str | None  # by its short name; None for zeros
     direction: int
     source: int  # bytes from its beginning
     source_row: int
@@ -62,8 +62,10 @@ class _Job(NamedTuple):
 
     def of(self, directions: Directions, start: int) -> tuple[Word, ...]:
         """The words for these parameters, packed from `start` bytes on."""
-        source = address(directions[self.direction][self.parameter]) + self.source
-        return source, self.source_row, *self.words, At("given", start + self.target)
+        source = 0
+        if self.parameter is not None:
+            source = address(directions[self.direction][self.parameter]) + self.source
+        return source, self.source_row, *self.words, start + self.target
 
 
 class Matrices(NamedTuple):
@@ -86,7 +88,6 @@ class MatrixLayout:
     depths[n]       of its units
     biases[d]       where the planes of biases begin (forward), `padded` numbers apart
     zeros           where a row of zeros begins, as long as any operand
-    rows            in numbers: biases and zeros, which are behind all matrices and 0 before they are packed
     jobs            what packs them
     """
 
@@ -120,22 +121,24 @@ class MatrixLayout:
         self.zeros = rows + len(directions) * len(biases) * bias_bytes
         longest = max(max(shape) for shape in shapes.values())
         self.numbers = (self.zeros + up(longest * size, CACHE_LINE)) // size
-        self.rows = slice(rows // size, self.numbers)
         self.jobs = [
             job
             for d in directions
             for matrix, start in zip(self._matrices, self.offsets[d], strict=True)
             for job in matrix.jobs(d, shapes[matrix.weight][1] * size, start)
         ]
-        # a row is a matrix of units along one column: depth 1, of all depth from 0 to 1, and one sum abreast, number 0
-        of_row = (packing.ADDED, hidden, 1, 0, 1, 1, 1, 0)
-        self.jobs += [
-            _Job(name, d, bias.gate * hidden * size, 0, of_row, self.biases[d] + n * bias_bytes)
-            for d in directions
-            for n, bias in enumerate(biases)
-            for name in bias.parameters
-            if name in shapes
-        ]
+
+        def row(how: int, units: int) -> tuple[int, ...]:
+            """A matrix of units along one column: depth 1, of all depth from 0 to 1, and one sum abreast, number 0."""
+            return how, units, 1, 0, 1, 1, 1, 0
+
+        for d in directions:
+            for n, bias in enumerate(biases):
+                place = self.biases[d] + n * bias_bytes
+                start, added = bias.gate * hidden * size, row(packing.ADDED, hidden)
+                self.jobs.append(_Job(None, d, 0, 0, row(packing.ZEROS, hidden), place))
+                self.jobs += [_Job(name, d, start, 0, added, place) for name in bias.parameters if name in shapes]
+        self.jobs.append(_Job(None, 0, 0, 0, row(packing.ZEROS, longest), self.zeros))
 
 
 class Packing:
@@ -143,26 +146,22 @@ class Packing:
 
     def __init__(self, directions: Directions, passes: Sequence[MatrixLayout], dtype: np.dtype) -> None:
         self._dtype = dtype
-        self._passes = passes
+        self._starts: dict[MatrixLayout, int] = {}  # in bytes
         jobs: list[Word] = []
-        start = 0
+        numbers = 0
         for each in passes:
+            self._starts[each] = start = numbers * dtype.itemsize
             for job in each.jobs:
-                jobs += job.of(directions, start * dtype.itemsize)
-            start += each.numbers
-        self._numbers = start
+                jobs += job.of(directions, start)
+            numbers += each.numbers
+        self._numbers = numbers
         number = sum(len(each.jobs) for each in passes)
-        words = [number, At("words", _WORD * packing.BLOCK_WORDS), *jobs]
+        words = [number, At("words", _WORD * packing.BLOCK_WORDS), At("given"), *jobs]
         self._prepared = Prepared(f"packing {dtype.name}", words)
 
     def run(self, checksums: bytes, number: int) -> dict[MatrixLayout, Matrices]:
         """Pack into new memory, on up to so many threads. `checksums`: of the parameters."""
         buffer = empty((self._numbers,), self._dtype)
-        packed = {}
-        own = buffer
-        for each in self._passes:
-            own[each.rows] = 0
-            packed[each] = Matrices(buffer, address(own), checksums)
-            own = own[each.numbers :]
-        self._prepared.run(number if buffer.size > _ENOUGH_TO_SHARE else 1, address(buffer))
-        return packed
+        begin = address(buffer)
+        self._prepared.run(number if self._numbers > _ENOUGH_TO_SHARE else 1, begin)
+        return {each: Matrices(buffer, begin + start, checksums) for each, start in self._starts.items()}

@@ -12,11 +12,7 @@ CACHE_LINE = 64  # bytes
 
 def address(array: np.ndarray) -> int:
     """Where an array's numbers begin: what `array.ctypes.data` says, several times as fast."""
-    return _word(id(array) + ADDRESS_IN_ARRAY)
-
-
-def _word(place: int) -> int:
-    return c_ssize_t.from_address(place).value
+    return c_ssize_t.from_address(id(array) + ADDRESS_IN_ARRAY).value
 
 
 def up(number: int, multiple: int) -> int:
@@ -35,7 +31,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _check_layout() -> None:
     probe = (np.empty(1),)
-    if _word(id(probe) + ITEMS_IN_TUPLE) != id(probe[0]) or address(probe[0]) != probe[0].ctypes.data:
+    item = c_ssize_t.from_address(id(probe) + ITEMS_IN_TUPLE).value
+    if item != id(probe[0]) or address(probe[0]) != probe[0].ctypes.data:
         raise ImportError("fastrnn: arrays or tuples are not laid out in memory as by CPython and NumPy")
 
 

@@ -3,7 +3,6 @@
 import copy
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +43,7 @@ class Network:
             named |= layout.named(number, parameters.directions)
         self.parameters: Mapping[str, np.ndarray] = MappingProxyType(named)
         self._directions = owner.num_directions
+        self._alone = self.layers[0] if len(self.layers) == 1 else None  # then there is nothing in between
 
     def set_batch_first(self, value: bool) -> None:
         """Of the layout of the runs to come; a `Backward` keeps that of its own."""
@@ -56,6 +56,8 @@ class Network:
         x, states, batched = layout.inputs(x, state)
         padded = None if lengths is None else layout.padded(lengths, x, batched)
         y, states_n, _ = self._forward(owner, x, states, padded, save=False)
+        if batched and not layout.batch_first:
+            return y, states_n if len(states_n) == 2 else states_n[0]
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
@@ -64,7 +66,7 @@ class Network:
         """As the layer's `vjp`."""
         layout = self.layout
         x, states, batched = layout.inputs(x, state)
-        padded = layout.padded(lengths, x, batched)
+        padded = None if lengths is None else layout.padded(lengths, x, batched)
         y, states_n, saved = self._forward(owner, x, states, padded, save=True, recompute=recompute)
         y = layout.given_sequence(y, batched)
         backward = Backward(owner, layout, saved, y, x.shape[0], x.shape[1], batched, padded)
@@ -102,6 +104,9 @@ class Network:
 
         With `save`, also return the `_SavedLayers` or `Recomputing` that `backward` takes.
         """
+        if self._alone is not None and padded is None and not recompute:
+            y, states_n, saved = self._alone.forward(x, states, save=save)
+            return y, states_n, _SavedLayers([saved], []) if save else None
         if not (owner.dropout and owner.training and len(self.layers) > 1):
             return self._through(x, states, padded, save, recompute, None)
         bits = owner._generator.bit_generator
@@ -230,8 +235,10 @@ class Backward:
         y = None if self._y is None else self._y()
         self._y = None
         if y is not None:
-            with suppress(ValueError):  # the caller may have made its base read-only
+            try:  # noqa: SIM105 - a context manager takes half a microsecond
                 y.setflags(write=True)
+            except ValueError:  # the caller may have made its base read-only
+                pass
 
     def __del__(self) -> None:
         self._give_back()

@@ -64,6 +64,7 @@ class ParameterLayout:
         each = range(num_directions)
         self.offsets = [{short: start + d * sum(numbers) for short, start in starts.items()} for d in each]
         self.size = num_directions * sum(numbers)
+        self._names: dict[int, list[list[tuple[str, str]]]] = {}  # by layer, of each direction, PyTorch's and short
         self._spans = [
             [(short, slice(start, start + math.prod(self.shapes[short])), self.shapes[short]) for short, start in own]
             for own in map(dict.items, self.offsets)
@@ -71,15 +72,19 @@ class ParameterLayout:
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
         """For each direction {short name: view} into `flat`, `size` numbers in an array of any library."""
-        return [{short: flat[span].reshape(shape) for short, span, shape in own} for own in self._spans]
+        return [
+            {short: flat[span] if len(shape) == 1 else flat[span].reshape(shape) for short, span, shape in own}
+            for own in self._spans
+        ]
 
     def named(self, layer: int, directions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Under PyTorch's names for layer number `layer`, in order, what each direction has under the short names."""
-        return {
-            f"{short}_l{layer}{'_reverse' if d else ''}": values[short]
-            for d, values in enumerate(directions)
-            for short in self.shapes
-        }
+        names = self._names.get(layer)
+        if names is None:
+            suffixes = ("", "_reverse")[: self.num_directions]
+            names = [[(f"{short}_l{layer}{suffix}", short) for short in self.shapes] for suffix in suffixes]
+            self._names[layer] = names
+        return {name: values[short] for own, values in zip(names, directions, strict=False) for name, short in own}
 
     def drawn(self, generator: np.random.Generator) -> np.ndarray:
         """Numbers for all parameters, drawn uniformly from ±1/sqrt(H), as PyTorch does, in PyTorch's order.

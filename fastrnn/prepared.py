@@ -31,17 +31,16 @@ class Prepared:
         # which words are addresses within the copy, and how many bytes from its beginning
         self._own = [(WORKER_WORDS + i, begin + offsets[i]) for i, buffer in places if buffer == "words"]
         self._own.append((self._record + record.BLOCK, 0))
-        given = [WORKER_WORDS + i for i, buffer in places if buffer == "given"]
-        self._given = np.zeros_like(self._words) if given else None  # 1: what a run is given is added there
-        if self._given is not None:
-            self._given[given] = 1
+        self._given = [(WORKER_WORDS + i, offsets[i]) for i, buffer in places if buffer == "given"]
 
     def run(self, number: int, given: int = 0) -> np.ndarray:
         """Run it on so many threads, and return `words` as the kernel has left them."""
-        block = self._words.copy() if self._given is None else self._words + given * self._given
+        block = self._words.copy()
         start = address(block)
         for place, offset in self._own:
             block[place] = start + offset
+        for place, offset in self._given:
+            block[place] = given + offset
         if number == 1:
             compiled.run_record(start + _WORD * self._record)
         else:

@@ -2,7 +2,8 @@
 
 A packed matrix has a block for every group of `lanes` units; within it one for the sums that a tile takes abreast, all
 or a part of them; and within it, for each k, the vectors of the units' sums: (groups, sums / abreast, depth, abreast,
-lanes), zeros for units that are not there. A row of biases is such a matrix, of depth 1 and one sum a unit.
+lanes), zeros for units that are not there. A row of biases, or of zeros, is such a matrix, of depth 1 and one sum a
+unit.
 """
 
 from .simd import ELEMENTS, lanes_of, vectors
@@ -14,7 +15,7 @@ from .workers import share
 SOURCE = 0  # address of the weights' first row used
 SOURCE_ROW = 1  # bytes from row to row
 HOW = 2  # units are the source's
-ROWS, COLUMNS, ADDED = range(3)  # rows (forward); columns (backward); columns, and added to what is there (biases)
+ROWS, COLUMNS, ADDED, ZEROS = range(4)  # rows; columns; columns, and added to what is there; none: zeros
 UNITS = 3
 DEPTH = 4  # how many k this job fills
 DEPTH_FROM = 5  # starting here
@@ -22,13 +23,14 @@ DEPTH_ALL = 6  # of so many
 SUMS = 7  # of a unit
 ABREAST = 8  # so many of them side by side
 SUM = 9  # which of them this job is for
-TARGET = 10  # address of the packed matrix
+TARGET = 10  # where the packed matrix begins, in bytes from the first one
 JOB_WORDS = 11
 
 # of the argument block of a packing call (the header's first words are the workers' as everywhere)
 JOBS = 8
 JOB_TABLE = 9
-BLOCK_WORDS = 2  # of these
+FIRST_TARGET = 10  # address of the first packed matrix
+BLOCK_WORDS = 3  # of these
 
 
 def make_packing(dtype: str):
@@ -53,7 +55,7 @@ def make_packing(dtype: str):
             group_bytes = depth_all * load_word(job, SUMS) * vector_bytes
             sums_before = quotient(load_word(job, SUM), abreast)
             start = (sums_before * (depth_all - 1) + load_word(job, DEPTH_FROM)) * abreast + load_word(job, SUM)
-            target = load_word(job, TARGET) + start * vector_bytes
+            target = load_word(block, FIRST_TARGET) + load_word(job, TARGET) + start * vector_bytes
             first, last = share((units + lanes - 1) // lanes, thread, threads)
             for group in range(first, last):
                 unit = group * lanes
@@ -66,7 +68,9 @@ def make_packing(dtype: str):
                         turn(rows + k * size, source_row, units - unit, columns, place + k * line, line, broadcast(0))
                 else:
                     for k in range(depth):
-                        values = load(source + k * source_row + unit * size, units - unit)
+                        values = broadcast(0)
+                        if how != ZEROS:
+                            values = load(source + k * source_row + unit * size, units - unit)
                         if how == ADDED:
                             values = load(place, lanes) + values
                         store(place, lanes, values)
