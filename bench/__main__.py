@@ -13,7 +13,7 @@ from bench.checked import WrongResults
 from bench.comparison import times_faster
 from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
-from bench.report import PAGE, THIS_METHOD, shown_on, write_docs
+from bench.report import PAGE, shown_on, write_docs
 from bench.sections import Effort, sections
 
 EXIT_WRONG_RESULTS = 1
@@ -195,7 +195,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     run = results.Results(
         name=name,
         **description,
-        settings={"seconds_per_case": options.seconds_per_case, "method": THIS_METHOD},
+        settings={"seconds_per_case": options.seconds_per_case},
         limits=machine.measure_limits([options.dtype], threads, samples=2 if options.quick else 5),
         absent=absent,
     )

@@ -21,25 +21,6 @@ PAGE = "performance"  # in docs/, without an ending; those of other machines are
 CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 MISSING = "-"
 
-# of a results file's setting "method"; files without it are of the first
-WEIGHTS = {
-    1: """\
-Weights stay the same from call to call, which is inference, not a loop of training: fastrnn has packed them before the
-clock runs, and a call compares their checksums only. What packing adds where they change is
-[measured apart]({details}#weights-that-change); for small layers it can double a training call. ONNX Runtime is called
-by `session.run`, JAX hands its calls to a thread and gets PyTorch's matrices, which lie the other way round. Pages of
-later runs are stricter.""",
-    2: """\
-In training one number of the weights changes before each call, as all do in a loop of training: fastrnn then packs them
-again within the call. Forward they stay as they are, and a call compares their checksums. What packing takes is
-[measured apart]({details}#weights-that-change). ONNX Runtime's inputs and outputs are bound, which spares it the copies
-and checks of `session.run`; JAX's matrices lie as its own libraries keep them, and its calls wait for results.""",
-}
-ORDER = {
-    1: "in rotating order, right after one untimed call",
-    2: "in an order that is drawn, right after untimed calls that wake\nits threads and the processor",
-}
-THIS_METHOD = max(WEIGHTS)
 METHOD = """\
 Every competitor gets the same weights, inputs, initial states and upstream gradients, and is checked first: all
 outputs, and in training all gradients (of the input, the initial states and every parameter), must agree with a
@@ -47,12 +28,16 @@ float64 reference, or it is not timed. *Forward* is inference; *training* is a f
 PyTorch runs eagerly (`inference_mode` for forward, autograd for training); ONNX Runtime runs a model of one node and
 has no backward pass. All keep their default settings but for the number of threads.
 
-{weights}
+In training one number of the weights changes before each call, as all do in a loop of training: fastrnn then packs them
+again within the call. Forward they stay as they are, and a call compares their checksums. What packing takes is
+[measured apart]({details}#weights-that-change). ONNX Runtime's inputs and outputs are bound, which spares it the copies
+and checks of `session.run`; JAX's matrices lie as its own libraries keep them, and its calls wait for results.
 
-In each round every competitor is timed once, {order}, and only when the
-process's CPU time stands still: worker threads of the one before would otherwise still spin on the cores. The tables
-show medians over the rounds; *spread* is the distance from the 10th to the 90th percentile relative to the median,
-the largest of the competitors'. GFLOP/s count the matrix products only, training as three forward passes.
+In each round every competitor is timed once, in an order that is drawn, right after untimed calls that wake its threads
+and the processor, and only when the process's CPU time stands still: worker threads of the one before would otherwise
+still spin on the cores. The tables show medians over the rounds; *spread* is the distance from the 10th to the 90th
+percentile relative to the median, the largest of the competitors'. GFLOP/s count the matrix products only, training as
+three forward passes.
 
 *Limit* compares fastrnn with the least time this machine could take, from its own multiply-add peak and read
 bandwidth as measured in the same run, an estimate: the products at the peak, or reading R once a step and W once a
@@ -115,9 +100,7 @@ def performance_page(results: Results, name: str = PAGE) -> str:
     ]
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
-    method = results.settings.get("method", 1)
-    weights = WEIGHTS[method].format(details=details_page(name))
-    parts += ["## How it was measured", METHOD.format(weights=weights, order=ORDER[method])]
+    parts += ["## How it was measured", METHOD.format(details=details_page(name))]
     parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 

@@ -41,7 +41,7 @@ LIMITS = """\
 What limits a step:
 
 - The formula is arithmetic that no product hides: an LSTM's unit takes five exponentials and five divisions, a GRU's
-  three, an RNN's one, about 30 vector instructions each, most of them multiply-adds too. Its
+  three, an RNN's one, 20 to 30 vector instructions each, most of them multiply-adds too. Its
   share falls with H: the products grow with H², the formula with H.
 - A tile ends and another begins every `depth` steps of its inner loop, which loads and stores the accumulators.
 - Where W and R, 32 H² bytes of an LSTM and 24 H² of a GRU, outgrow the second-level cache, each step reads them from
@@ -51,9 +51,9 @@ What limits a step:
 What was tried for it and gave nothing, and so was left out: formulas on vectors of twice the length, so that the
 instructions of two take turns (faster on their own, not within a stage); a division by an approximation and Newton's
 steps; finishing each tile at once where a step has two products; huge pages; asking for weights nearer than the
-second-level cache, but for one or two rows with AVX2; larger chunks of W x; with AVX2 also packed blocks read in
-smaller parts, fewer rows at once, activations function by function, and polynomials in two or three chains instead of
-one. What gave something is what is built, and described under [Architecture](architecture.md)."""
+second-level cache, but for one or two rows with AVX2; packed blocks read in smaller parts; larger chunks of W x; with
+AVX2 also fewer rows at once, activations function by function, and polynomials in two or three chains instead of one.
+What gave something is what is built, and described under [Architecture](architecture.md)."""
 
 
 @cache
