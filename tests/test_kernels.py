@@ -181,10 +181,19 @@ def poisoned(allocate):
 @of_any_lengths
 def test_everything_read_has_been_written(kind, dtype, size, padded, monkeypatch):
     T, B, I, H = size
-    lengths = some_lengths(T, B) if padded else None
+    check_everything_read(monkeypatch, kind, I, H, T, B, some_lengths(T, B) if padded else None, dtype=dtype)
+
+
+@every_dtype
+@every_kind
+def test_without_biases_everything_read_has_been_written(kind, dtype, monkeypatch):
+    check_everything_read(monkeypatch, kind, 17, 33, 5, 9, None, dtype=dtype, bias=False)
+
+
+def check_everything_read(monkeypatch, kind, I, H, T, B, lengths, **options):
     expected, problem = None, None
     for poison in (False, True):
-        layer = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
+        layer = make_layer(kind, I, H, bidirectional=True, **options)
         problem = random_problem(layer, T, B)
         with monkeypatch.context() as patch:
             if poison:
