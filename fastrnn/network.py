@@ -56,8 +56,6 @@ class Network:
         x, states, batched = layout.inputs(x, state)
         padded = None if lengths is None else layout.padded(lengths, x, batched)
         y, states_n, _ = self._forward(owner, x, states, padded, save=False)
-        if batched and not layout.batch_first:
-            return y, states_n if len(states_n) == 2 else states_n[0]
         return layout.given_sequence(y, batched), layout.given_state(states_n, batched)
 
     def vjp(
