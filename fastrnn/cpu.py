@@ -50,6 +50,8 @@ class Saved:
 
 def _final(rows: PackedRows | None, initial: np.ndarray, steps: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """The states (D, B, n) after the last step. `steps` has those of each direction at all steps, (T, B, n)."""
+    if rows is None and len(steps) == 1:
+        return steps[0][-1:].copy()
     final = np.empty_like(initial, order="C")
     for d, states in enumerate(steps):
         final[d] = states[0 if d else -1] if rows is None else rows.final(initial[d], states, d == 1)
@@ -122,15 +124,10 @@ class CpuLayer:
         if D == 2:
             arrays = for_both(ForwardArrays(*arrays))
         matrices = self._run(plan, where, arrays, self.weights.forward_layout, weights, also, None)
-        if rows is None and D == 1:
-            h_n = y[-1:].copy()
-            if cells is not None:
-                c_n = cells[0, -1:].copy()
-        else:
-            h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
-            if cells is not None:
-                assert c_0 is not None
-                c_n = _final(rows, c_0, cells)
+        h_n = _final(rows, h_0, (y,) if D == 1 else (y[..., :R], y[..., R:]))
+        if cells is not None:
+            assert c_0 is not None
+            c_n = _final(rows, c_0, cells)
         saved = None
         if memory is not None:
             saved = Saved(x, states, rows, y, memory.gates, memory.cells, memory, matrices.checksums)

@@ -44,7 +44,7 @@ class Layout:
         if shape[-1] != self.input_size:
             expected = f"expected the last dimension to be input_size = {self.input_size}"
             raise ValueError(f"x: {expected}, got shape {tuple(shape)}")
-        x = self._contiguous(x) if batched and not self.batch_first else self._time_major(x, batched)
+        x = self._time_major(x, batched)
         batch = x.shape[1]
         if state is None:
             return x, self._zero_states(batch), batched

@@ -43,7 +43,6 @@ class Network:
             named |= layout.named(number, parameters.directions)
         self.parameters: Mapping[str, np.ndarray] = MappingProxyType(named)
         self._directions = owner.num_directions
-        self._alone = self.layers[0] if len(self.layers) == 1 else None  # then there is nothing in between
 
     def set_batch_first(self, value: bool) -> None:
         """Of the layout of the runs to come; a `Backward` keeps that of its own."""
@@ -64,7 +63,7 @@ class Network:
         """As the layer's `vjp`."""
         layout = self.layout
         x, states, batched = layout.inputs(x, state)
-        padded = None if lengths is None else layout.padded(lengths, x, batched)
+        padded = layout.padded(lengths, x, batched)
         y, states_n, saved = self._forward(owner, x, states, padded, save=True, recompute=recompute)
         y = layout.given_sequence(y, batched)
         backward = Backward(owner, layout, saved, y, x.shape[0], x.shape[1], batched, padded)
@@ -102,8 +101,8 @@ class Network:
 
         With `save`, also return the `_SavedLayers` or `Recomputing` that `backward` takes.
         """
-        if self._alone is not None and padded is None and not recompute:
-            y, states_n, saved = self._alone.forward(x, states, save=save)
+        if len(self.layers) == 1 and padded is None and not recompute:  # nothing in between
+            y, states_n, saved = self.layers[0].forward(x, states, save=save)
             return y, states_n, _SavedLayers([saved], []) if save else None
         if not (owner.dropout and owner.training and len(self.layers) > 1):
             return self._through(x, states, padded, save, recompute, None)
