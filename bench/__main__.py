@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="three small sizes, little time for each")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--seconds-per-case", type=float, metavar="S", help="time for all competitors of a case (1.5)")
+    parser.add_argument("--seconds-per-case", type=float, metavar="S", help="time for all competitors of a case (2.5)")
     parser.add_argument("--name", help="of the results file; by default the processor's")
     parser.add_argument(
         "--report-only", action="store_true", help="measure nothing: write the docs from the results file"
@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     refuse_threads(parser, options)
     if options.seconds_per_case is None:
-        options.seconds_per_case = 0.2 if options.quick else 1.5
+        options.seconds_per_case = 0.2 if options.quick else 2.5
     if options.sections is None:  # whoever asks for a part of the grid wants no more than that
         options.sections = (GRID,) if is_selection(options) or options.dtype != "float32" else names
     return options

@@ -10,17 +10,18 @@ from typing import TypeVar
 from bench.competitors import OURS
 from bench.results import Measurement, Results
 from bench.roofline import least_seconds
+from bench.timing import ratio
 
 _Point = TypeVar("_Point")
 
 
 def times_faster(measurement: Measurement, peer: str | None = None) -> float | None:
-    """The peer's median time over fastrnn's (without `peer`: the best peer's); None where either was not timed."""
+    """The peer's time over fastrnn's (without `peer`: the best peer's); None where either was not timed."""
     timings = measurement.timings
-    peers = [timing.median for name, timing in timings.items() if (name != OURS if peer is None else name == peer)]
+    peers = [timed for name, timed in timings.items() if (name != OURS if peer is None else name == peer)]
     if OURS not in timings or not peers:
         return None
-    return min(peers) / timings[OURS].median
+    return min(ratio(timed, timings[OURS]) for timed in peers)
 
 
 def flop_rate(measurement: Measurement) -> float | None:
@@ -29,10 +30,10 @@ def flop_rate(measurement: Measurement) -> float | None:
 
 
 def share_of_limit(measurement: Measurement, results: Results) -> float | None:
-    """The least time this machine could take for the case, over the time fastrnn took."""
+    """The least time this machine could take for the case, over the time fastrnn took undisturbed."""
     if OURS not in measurement.timings or not results.limits.covers(measurement.case):
         return None
-    return least_seconds(measurement.case, results.limits) / measurement.timings[OURS].median
+    return least_seconds(measurement.case, results.limits) / measurement.timings[OURS].p10
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:
@@ -42,21 +43,22 @@ def geometric_mean(ratios: Iterable[float | None]) -> float | None:
 
 
 def share_of_peak(measurement: Measurement, results: Results) -> float | None:
-    """The rate of fastrnn's products over the multiply-add peak of the same run."""
-    rate = flop_rate(measurement)
-    if rate is None or not results.limits.covers(measurement.case):
+    """The rate of fastrnn's products, undisturbed, over the multiply-add peak of the same run."""
+    case = measurement.case
+    if OURS not in measurement.timings or not results.limits.covers(case):
         return None
-    return rate / results.limits.multiply_add[measurement.case.dtype][measurement.case.threads]
+    rate = case.flops / measurement.timings[OURS].p10
+    return rate / results.limits.multiply_add[case.dtype][case.threads]
 
 
 def over_one_thread(measurement: Measurement, results: Results) -> float | None:
-    """fastrnn's time on one thread over that on two, for a measurement on two."""
+    """fastrnn's time on one thread over that on two, both undisturbed, for a measurement on two."""
     if measurement.case.threads != 2 or OURS not in measurement.timings:
         return None
     alone = replace(measurement.case, threads=1)
     for other in results.measurements:
         if other.case == alone and OURS in other.timings:
-            return other.timings[OURS].median / measurement.timings[OURS].median
+            return other.timings[OURS].p10 / measurement.timings[OURS].p10
     return None
 
 

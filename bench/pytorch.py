@@ -4,7 +4,8 @@ The results file, `bench/results/NAME.json`, holds "machine", "software", "sourc
 `bench.results`, and
 
     "points": [{"section", "cell", "mode", "threads", "size",
-                "timings": {name: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions"}},
+                "timings": {name: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions",
+                                   "samples": seconds for one call in each round}},
                 "work": {name: rows of all steps}, where they differ}]
 """
 

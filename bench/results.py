@@ -15,7 +15,8 @@
       "absent": {competitor: why it could not be imported},
       "measurements": [
         {"case": {"cell", "mode", "threads", "T", "B", "I", "H", "dtype"},
-         "timings": {competitor: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions"}},
+         "timings": {competitor: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions",
+                                  "samples": seconds for one call in each round, in newer files}},
          "refused": {competitor: what was wrong with its results}}
       ]
     }
@@ -26,6 +27,7 @@ A competitor in neither `timings` nor `refused` cannot do that case.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -74,6 +76,11 @@ class Results:
         there = {name for m in self.measurements for name in (*m.timings, *m.refused)}
         return [name for name in COMPETITORS if name in there and name != OURS]
 
+    @property
+    def by_round(self) -> bool:
+        """Whether it is known what each round gave."""
+        return all(timed.samples for m in self.measurements for timed in m.timings.values())
+
     def save(self, folder: Path) -> Path:
         """Write the file."""
         return write({"schema": SCHEMA} | asdict(self), folder / f"{self.name}.json")
@@ -83,8 +90,13 @@ def write(data: dict, path: Path) -> Path:
     """Write a results file in one step, so that a run that is interrupted leaves a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
-        file.write((json.dumps(data, indent=1) + "\n").encode())
+        file.write((_on_one_line(json.dumps(data, indent=1)) + "\n").encode())
     return path
+
+
+def _on_one_line(text: str) -> str:
+    """The same JSON, each list of nothing but numbers on one line."""
+    return re.sub(r"\[[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
 
 
 def names(folder: Path) -> list[str]:

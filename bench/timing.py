@@ -7,14 +7,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
 
 import numpy as np
 
 from bench.competitors import Runner
 
-MIN_ROUNDS = 5
+MIN_ROUNDS = 9
 MAX_ROUNDS = 500
 MIN_SAMPLE = 1e-3  # seconds; shorter calls are repeated within a sample, against the clock's own cost
 WARM_UP = 0.05  # seconds of calls before the first sample, at least two calls
@@ -34,19 +34,63 @@ QUIET_TIMEOUT = 1.0  # seconds
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for one call: median and 10th and 90th percentile over the rounds, and how they were taken."""
+    """Seconds for one call: median and 10th and 90th percentile over the rounds, and how they were taken.
+
+    A machine that others work on too has slow moments, some longer than a round. So who is faster, and by how much, is
+    asked round by round (`ratio`, `difference`), where both had the same moment; and what is held against the
+    machine's limits, or against what was timed at another time, is the 10th percentile, which slow moments reach least.
+    """
 
     median: float
     p10: float
     p90: float
     rounds: int
     repetitions: int  # calls in one sample
+    samples: list[float] = field(default_factory=list)  # of each round; none in files older than these
+
+    def part(self, parts: int) -> Timing:
+        """Of one of so many equal parts of the call."""
+        return Timing(
+            self.median / parts,
+            self.p10 / parts,
+            self.p90 / parts,
+            self.rounds,
+            self.repetitions,
+            [_rounded(s / parts) for s in self.samples],
+        )
 
 
 def summarize(samples: list[float], repetitions: int) -> Timing:
     """Statistics of samples in seconds for one call."""
     p10, median, p90 = np.percentile(samples, (10, 50, 90))
-    return Timing(float(median), float(p10), float(p90), len(samples), repetitions)
+    kept = [_rounded(s) for s in samples]
+    return Timing(float(median), float(p10), float(p90), len(samples), repetitions, kept)
+
+
+def _rounded(seconds: float) -> float:
+    """To six digits: finer than any clock, and short in a file."""
+    return float(f"{seconds:.6g}")
+
+
+def ratio(one: Timing, other: Timing) -> float:
+    """How many times as long one took as the other, timed with it: the median over the rounds."""
+    if not _paired(one, other):
+        return one.median / other.median
+    return float(np.median(np.divide(one.samples, other.samples)))
+
+
+def difference(one: Timing, other: Timing) -> float:
+    """How many seconds longer one took than the other, timed with it: the median over the rounds."""
+    if not _paired(one, other):
+        return one.median - other.median
+    return float(np.median(np.subtract(one.samples, other.samples)))
+
+
+def _paired(one: Timing, other: Timing) -> bool:
+    """Whether their rounds are known. Where they are not, medians have to do."""
+    if len(one.samples) != len(other.samples):
+        raise ValueError(f"expected two that were timed together, got {one.rounds} and {other.rounds} rounds")
+    return bool(one.samples)
 
 
 def interleaved(names: list[str], round_: int) -> list[str]:

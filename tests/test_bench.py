@@ -31,7 +31,8 @@ LIMITS = Limits(
 
 
 def timed(milliseconds):
-    return Timing(1e-3 * milliseconds, 0.9e-3 * milliseconds, 1.1e-3 * milliseconds, rounds=5, repetitions=1)
+    samples = [round(1e-3 * share * milliseconds, 9) for share in (0.9, 1.0, 1.1)]
+    return Timing(1e-3 * milliseconds, 0.9e-3 * milliseconds, 1.1e-3 * milliseconds, 3, 1, samples)
 
 
 def synthetic(*measurements):
@@ -124,7 +125,7 @@ def test_each_sample_follows_a_pause_its_threads_and_an_untimed_call(monkeypatch
     assert log[: 2 * len(turn["a"])] == turn["a"] + turn["b"]  # warm-up: two calls each
     orders = [timing.interleaved(["a", "b"], k) for k in range(timing.MIN_ROUNDS)]
     assert log[2 * len(turn["a"]) :] == [entry for order in orders for name in order for entry in turn[name]]
-    assert timings["a"].rounds == timing.MIN_ROUNDS == 5
+    assert timings["a"].rounds == len(timings["a"].samples) == timing.MIN_ROUNDS
 
 
 def test_short_calls_are_repeated_and_long_ones_make_no_untimed_call(monkeypatch):
@@ -144,8 +145,9 @@ def test_short_calls_are_repeated_and_long_ones_make_no_untimed_call(monkeypatch
     timings = timing.measure(runners, 0.0, settle=lambda: None)
     assert timings["short"].repetitions == 100
     assert timings["long"].repetitions == 1
-    assert repeated == {"short": [1, 1] + [100] * 5, "long": [1, 1] + [1] * 5}
-    assert (calls.count("short"), calls.count("long")) == (7 + 5, 7)
+    rounds = timing.MIN_ROUNDS
+    assert repeated == {"short": [1, 1] + [100] * rounds, "long": [1, 1] + [1] * rounds}
+    assert (calls.count("short"), calls.count("long")) == (2 + 2 * rounds, 2 + rounds)
 
 
 def test_garbage_is_not_collected_while_sampling_and_is_again_after(monkeypatch):
@@ -181,7 +183,30 @@ def test_the_pause_lasts_as_long_as_threads_spin_but_not_forever(monkeypatch, sp
 
 def test_statistics():
     summary = timing.summarize([float(k) for k in range(11)], repetitions=3)
-    assert summary == Timing(median=5.0, p10=1.0, p90=9.0, rounds=11, repetitions=3)
+    assert summary == Timing(5.0, p10=1.0, p90=9.0, rounds=11, repetitions=3, samples=[float(k) for k in range(11)])
+    assert summary.part(4) == Timing(1.25, 0.25, 2.25, 11, 3, [k / 4 for k in range(11)])
+
+
+def test_who_is_faster_is_asked_round_by_round():
+    # a slow moment that begins within the second round, after the first of the two
+    first = timing.summarize([2.0, 2.0, 6.0, 6.0, 6.0], 1)
+    second = timing.summarize([1.0, 3.0, 3.0, 3.0, 1.0], 1)
+    assert timing.ratio(first, second) == 2.0
+    assert timing.ratio(second, first) == 0.5
+    assert timing.difference(first, second) == 3.0
+    # by medians, who is timed one round earlier would win
+    early = timing.summarize([2.0, 2.0, 2.0, 6.0, 6.0], 1)
+    late = timing.summarize([2.0, 2.0, 6.0, 6.0, 6.0], 1)
+    assert (early.median, late.median) == (2.0, 6.0)
+    assert timing.ratio(early, late) == 1.0
+    with pytest.raises(ValueError, match="timed together, got 5 and 1 rounds"):
+        timing.ratio(first, timing.summarize([1.0], 1))
+
+
+def test_files_without_rounds_have_ratios_of_medians():
+    one, other = (Timing(median, 0.1, 9.0, 5, 1) for median in (3.0, 2.0))
+    assert timing.ratio(one, other) == 1.5
+    assert timing.difference(one, other) == 1.0
 
 
 # The competitors and the parity gate
@@ -374,8 +399,10 @@ def test_ratios_are_to_the_best_peer_and_above_one_where_fastrnn_is_faster():
 
 def test_targets_of_the_grid_speak_of_the_points_they_are_meant_for():
     def on(threads, milliseconds, mode="forward", **sizes):
+        """So long undisturbed; the median is longer, and must not count."""
         case = replace(FORWARD.case, threads=threads, mode=mode, **sizes)
-        return Measurement(case, {"fastrnn": timed(milliseconds), "torch": timed(12.0)})
+        ours = replace(timed(1.4 * milliseconds), p10=1e-3 * milliseconds)
+        return Measurement(case, {"fastrnn": ours, "torch": timed(12.0)})
 
     peak = FORWARD.case.flops / LIMITS.multiply_add["float32"][1]
     run = synthetic(on(1, 1e3 * peak / 0.9), on(2, 1e3 * peak / 0.9 / 1.9), on(2, 2.0, T=1, B=1), on(1, 1.0, T=1, B=1))
@@ -404,7 +431,9 @@ def test_a_peer_that_was_never_timed_has_no_column():
 
 def test_results_survive_the_file(tmp_path):
     written = synthetic(FORWARD, Measurement(TRAINING.case, {}, {"torch": "y: error 1.0e+00, allowed 1e-05"}))
-    assert results.load(written.save(tmp_path)) == written
+    path = written.save(tmp_path)
+    assert results.load(path) == written
+    assert '"samples": [ 0.045, 0.05, 0.055 ]' in path.read_text(encoding="utf-8")  # a list of numbers on one line
     assert [path.name for path in tmp_path.iterdir()] == ["made-up.json"]
 
 
@@ -420,7 +449,7 @@ def test_the_page_states_ratios_targets_and_where_they_come_from(tmp_path):
     page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
     gflops = FORWARD.case.flops / 0.05 / 1e9
     assert rows(page, "100", "32", "256", "256", "1", "50.0", "110", "100") == [
-        f"| 100 | 32 | 256 | 256 | 1 | 50.0 | 110 | 100 | 2.00x | {gflops:.1f} | {gflops / 100:.0%} | 20% |"
+        f"| 100 | 32 | 256 | 256 | 1 | 50.0 | 110 | 100 | 2.00x | {gflops:.1f} | {gflops / 90:.0%} | 20% |"
     ]
     assert rows(page, "LSTM", "forward", "1") == ["| LSTM | forward | 1 | 2.20x | 2.00x | 2.00x | 2.00x |"]
     assert rows(page, "LSTM", "training", "1") == ["| LSTM | training | 1 | 0.80x | - | 0.80x | 0.80x |"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run 
 import fastrnn
 from bench import pytorch, pytorch_cases, pytorch_report
 from bench.pytorch_cases import ARRAYS, ORIGINAL, SECTIONS, SWAPPED, WHOLE, TorchCase
+from bench.timing import summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,8 +64,9 @@ def test_wrong_results_are_not_timed(tmp_path, monkeypatch, capsys):
     assert "wrong results: modules-gru-forward-T1-1t: one and two: result 0 differs" in capsys.readouterr().err
 
 
-def timed(**milliseconds):
-    return {name: {"median": 1e-3 * value} for name, value in milliseconds.items()}
+def timed(milliseconds):
+    """By name; the last of three rounds is a slow moment."""
+    return {name: asdict(summarize([1e-3 * ms, 1e-3 * ms, 3e-3 * ms], 1)) for name, ms in milliseconds.items()}
 
 
 def made_up():
@@ -75,20 +78,19 @@ def made_up():
         "source": {"commit": "0123456789abcdef", "modified": False},
         "date": "2000-01-01 00:00 UTC",
         "points": [
-            common | {"section": "modules", "timings": {ORIGINAL: {"median": 3e-3}, SWAPPED: {"median": 2e-3}}},
+            common | {"section": "modules", "timings": timed({ORIGINAL: 3.0, SWAPPED: 2.0})},
             common
             | {
                 "section": "lengths",
-                "timings": timed(torch=9)
-                | {SWAPPED: {"median": 6e-3}, ARRAYS: {"median": 5e-3}, WHOLE: {"median": 8e-3}},
+                "timings": timed({ORIGINAL: 9.0, SWAPPED: 6.0, ARRAYS: 5.0, WHOLE: 8.0}),
                 "work": {ORIGINAL: 50, SWAPPED: 50, ARRAYS: 50, WHOLE: 100},
             },
             common
             | {
                 "section": "overhead",
-                "timings": {ORIGINAL: {"median": 9e-5}, SWAPPED: {"median": 4e-5}, ARRAYS: {"median": 2e-5}},
+                "timings": timed({ORIGINAL: 0.09, SWAPPED: 0.04, ARRAYS: 0.02}),
             },
-            common | {"section": "model", "timings": {ORIGINAL: {"median": 8e-3}, SWAPPED: {"median": 2e-3}}},
+            common | {"section": "model", "timings": timed({ORIGINAL: 8.0, SWAPPED: 2.0})},
         ],
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bench.cases import CELLS, MODES, Case, problem
 from bench.competitors import fastrnn_layer
 from bench.sections import Effort, anatomy, growth, memory, precision, sections, startup, stream, updates
 from bench.targets import LISTED, Reached
+from bench.timing import summarize
 from fastrnn.matrices import Packing
 
 QUICK = Effort(seconds=0.0, quick=True)
@@ -32,6 +34,11 @@ def as_results(**points):
     """The results files of some sections."""
     settings = {"settings": {"seconds": 0.1, "took": 7.0}}
     return {name: HEAD | settings | {"name": f"made-up-{name}", "points": found} for name, found in points.items()}
+
+
+def timed(**seconds):
+    """By name; the last of ten rounds is a slow moment."""
+    return {name: asdict(summarize([each] * 9 + [3 * each], 1)) for name, each in seconds.items()}
 
 
 def rows(page, *fields):
@@ -111,7 +118,7 @@ def test_weights_change_before_each_call_where_they_should(cell, mode, monkeypat
 
 
 def test_the_page_of_updates_has_the_difference():
-    timings = {updates.KEPT: {"median": 5e-6}, updates.CHANGED: {"median": 7.5e-6}}
+    timings = timed(**{updates.KEPT: 5e-6, updates.CHANGED: 7.5e-6})
     point = {"cell": "gru", "mode": "forward", "size": "T1-B1-I4-H4", "timings": timings}
     assert rows(updates.report([point]), "GRU", "forward") == ["| GRU | forward | T1-B1-I4-H4 | 5.0 | 7.5 | 2.5 |"]
 
@@ -164,7 +171,7 @@ def test_a_step_is_timed_whole_and_without_its_products():
         assert p["bytes"] == 4 * gates * 32 * 32 * (2 if p["B"] > 1 else 1)
     # 4 µs of products at half the peak, which with 1 µs of formula could take 2
     p = {"cell": "gru", "B": 16, "H": 128, "flops": 400, "bytes": 1, "limit": 2e8}
-    p |= {"timings": {anatomy.STEP: {"median": 5e-6}, anatomy.FORMULA: {"median": 1e-6}}}
+    p |= {"timings": timed(**{anatomy.STEP: 5e-6, anatomy.FORMULA: 1e-6})}
     assert rows(anatomy.report([p]), "GRU", "16", "128") == ["| GRU | 16 | 128 | 5.00 | 20% | 0 | 50% | 40% | 67% |"]
     assert rows(anatomy.report([p | {"B": 1}]), "GRU", "1")[0].startswith("| GRU | 1 | 128 | 5.00 | 20% | 0 | 0 | ")
 
@@ -197,7 +204,7 @@ def test_both_dtypes_are_timed():
     assert len(points) == len(CELLS) * len(MODES)
     assert all(p["timings"].keys() == {"float32", "float64"} for p in points)
     p = {
-        "timings": {"float32": {"median": 1.0}, "float64": {"median": 4.0}},
+        "timings": timed(float32=1.0, float64=4.0),
         "cell": "gru",
         "mode": "forward",
         "size": "S",

@@ -10,7 +10,8 @@ The results file, `bench/results/NAME.json`, holds "machine", "software", "sourc
     "limits":   {"device": what the plan of the persistent path depends on, "multiply_add": {dtype or "tf32": FLOP/s},
                  "bandwidth": B/s, "launch": s, "barrier": {blocks: s}}
     "points":   [{"case": as in `bench.results`,
-                  "timings": {contender: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions"}},
+                  "timings": {contender: {"median", "p10", "p90": seconds for one call, "rounds", "repetitions",
+                              "samples": seconds for one call in each round}},
                   "refused": {contender: why it has no time}}]
     "left":     names of the cases for which there was no time
 """

@@ -7,6 +7,7 @@ which leaves the formula and what goes in and out of it. The rest is the product
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -32,11 +33,11 @@ QUICK_SIZES = ((4, 32), (1, 32))
 STEP, FORMULA = "step", "formula"
 TURNS = 20  # of one call of the compiled loop
 PROSE = """\
-Forward, float32, one thread, I = H. *Products*: the time that the step takes beyond its formula, as multiply-adds a
-second and as a share of the peak measured with it. *Reachable*: the share of the peak that the whole step would have
-if its products ran at the peak and its formula took what it does. For B = 1 only R h is in the step (W x is made for
-many steps at once), and reading R is the limit: its bytes in the products' time, beside the bandwidth measured for as
-many."""
+Forward, float32, one thread, I = H; times are 10th percentiles, of rounds that nothing disturbed. *Products*: the time
+that the step takes beyond its formula, as multiply-adds a second and as a share of the peak measured with it.
+*Reachable*: the share of the peak that the whole step would have if its products ran at the peak and its formula took
+what it does. For B = 1 only R h is in the step (W x is made for many steps at once), and reading R is the limit: its
+bytes in the products' time, beside the bandwidth measured for as many."""
 LIMITS = """\
 What limits a step:
 
@@ -84,10 +85,7 @@ def _point(cell: str, B: int, H: int, seconds: float) -> dict:
         STEP: Runner(lambda: loop(TURNS, *step(True)), dict),
         FORMULA: Runner(lambda: loop(TURNS, *step(False)), dict),
     }
-    timings = timing.measured(runners, seconds)
-    for timed in timings.values():
-        for statistic in ("median", "p10", "p90"):
-            timed[statistic] /= TURNS
+    timings = {name: asdict(timed.part(TURNS)) for name, timed in timing.measure(runners, seconds).items()}
     weights = 4 * step.multiply_adds // B
     limit = read_bandwidth(weights, 1, 0.01, 3) if B == 1 else multiply_add_peak("float32", 1, 0.01, 3)
     size = {"cell": cell, "B": B, "H": H, "flops": 2 * step.multiply_adds, "bytes": weights}
@@ -136,13 +134,13 @@ def targets(points: list[dict]) -> list[Reached]:
 
 def products(point: dict) -> float:
     """Seconds of a step's products."""
-    return point["timings"][STEP]["median"] - point["timings"][FORMULA]["median"]
+    return point["timings"][STEP]["p10"] - point["timings"][FORMULA]["p10"]
 
 
 def report(points: list[dict]) -> str:
     many, one = [], []
     for p in points:
-        step, formula = (p["timings"][name]["median"] for name in (STEP, FORMULA))
+        step, formula = (p["timings"][name]["p10"] for name in (STEP, FORMULA))
         row = [CELL_TITLES[p["cell"]], p["B"], p["H"], f"{1e6 * step:.2f}", f"{formula / step:.0%}"]
         if p["B"] == 1:
             speed = p["bytes"] / products(p)

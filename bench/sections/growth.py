@@ -13,7 +13,7 @@ from bench.checked import runner_of
 from bench.report import CELL_TITLES, markdown_table, milliseconds
 from bench.sections import Effort
 from bench.targets import Reached
-from bench.timing import Timing
+from bench.timing import Timing, ratio
 
 TITLE = "Growth"
 GOAL = 1.3
@@ -76,7 +76,7 @@ def _point(series: str, case: Case, base: Case, timings: dict[str, Timing]) -> d
 
 def times(point: dict) -> float:
     """Its time over that of the size it is compared with."""
-    return point["timing"]["median"] / point["base"]["median"]
+    return ratio(Timing(**point["timing"]), Timing(**point["base"]))
 
 
 def per_work(point: dict) -> float:

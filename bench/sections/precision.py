@@ -10,6 +10,7 @@ from bench.checked import runner_of
 from bench.report import CELL_TITLES, markdown_table, milliseconds
 from bench.sections import Effort
 from bench.targets import Reached
+from bench.timing import Timing, ratio
 
 TITLE = "float64"
 SIZES = ((100, 1, 256, 256), (100, 16, 128, 128), (100, 32, 256, 256))
@@ -31,7 +32,8 @@ def measure(effort: Effort) -> list[dict]:
 
 def rate(point: dict) -> float:
     """float64's rate as a share of float32's."""
-    return point["timings"]["float32"]["median"] / point["timings"]["float64"]["median"]
+    narrow, wide = (Timing(**point["timings"][dtype]) for dtype in DTYPES)
+    return ratio(narrow, wide)
 
 
 def targets(points: list[dict]) -> list[Reached]:

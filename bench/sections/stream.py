@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from fastrnn.kernels import compiled
@@ -53,10 +53,9 @@ def _point(cell: str, H: int, seconds: float) -> dict:
     }
     if "onnxruntime" not in absent_competitors():
         runners[BOUND] = prepare_onnxruntime(problem(replace(case, T=1)), case.mode, 1)
-    timings = timing.measured(runners, seconds)
-    for statistic in ("median", "p10", "p90"):
-        timings[KERNEL][statistic] /= FRAMES
-    return {"cell": cell, "H": H, "timings": timings}
+    timings = timing.measure(runners, seconds)
+    timings[KERNEL] = timings[KERNEL].part(FRAMES)
+    return {"cell": cell, "H": H, "timings": {name: asdict(timed) for name, timed in timings.items()}}
 
 
 def kernel_loop(layer: Layer, frame: np.ndarray) -> tuple[Callable[[], None], np.ndarray]:

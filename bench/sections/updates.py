@@ -11,6 +11,7 @@ from bench.competitors import Runner, as_in_training, fastrnn_call, fastrnn_laye
 from bench.report import CELL_TITLES, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
+from bench.timing import Timing, difference
 
 TITLE = "Weights that change"
 SIZES = ((1, 1, 16, 16), (1, 1, 64, 64), (20, 4, 64, 64), (20, 16, 128, 128))
@@ -49,9 +50,9 @@ def targets(points: list[dict]) -> list[Reached]:
 def report(points: list[dict]) -> str:
     rows = []
     for p in points:
-        kept, changed = (p["timings"][name]["median"] for name in (KEPT, CHANGED))
-        times = f"{1e6 * kept:.1f}", f"{1e6 * changed:.1f}", f"{1e6 * (changed - kept):.1f}"
-        rows.append((CELL_TITLES[p["cell"]], p["mode"], p["size"], *times))
+        kept, changed = (Timing(**p["timings"][name]) for name in (KEPT, CHANGED))
+        seconds = kept.median, changed.median, difference(changed, kept)
+        rows.append((CELL_TITLES[p["cell"]], p["mode"], p["size"], *(f"{1e6 * s:.1f}" for s in seconds)))
     titles = ("cell", "mode", "size", f"{KEPT}, µs", f"{CHANGED}, µs", "more, µs")
     return (
         "One thread. A call compares checksums of the weights with those it packed last, and packs them again if they "
