@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from bench.competitors import Runner, as_in_training
 TOLERANCE = 1e-4  # of the largest entry, in float32: after an Adam step too; a wrong gate errs by 1e-2
 SECTIONS = ("modules", "lengths", "overhead", "model")
 ORIGINAL, SWAPPED, ARRAYS, WHOLE = "torch", "fastrnn.torch", "fastrnn", "whole batch"
+EMPTY = "computes nothing"
 
 MIXED = {"T": 100, "B": 32, "I": 256, "H": 256, "least": 10}  # lengths uniform from `least` to T
 QUICK_MIXED = {"T": 20, "B": 6, "I": 16, "H": 16, "least": 2}
@@ -184,7 +186,45 @@ def _overhead(cell: str, mode: str) -> TorchCase:
         else:
             calls[name] = partial(_of_module, module, mode, x, dy)
     calls[ARRAYS] = partial(_of_layer, _layer(cell, original), mode, *arrays)
-    return TorchCase("overhead", cell, mode, 1, "T1-B1-I64-H64", calls)
+    empty = _Empty(original)
+    calls[EMPTY] = partial(_of_frozen, empty, x) if mode == "forward" else partial(_of_module, empty, mode, x, dy)
+    return TorchCase("overhead", cell, mode, 1, "T1-B1-I64-H64", calls, (EMPTY,))
+
+
+class _Nothing(torch.autograd.Function):
+    """Outputs and gradients that nobody has written, in NumPy's arrays, and the node in the graph of any layer."""
+
+    @staticmethod
+    def forward(ctx, shapes: list[tuple[int, ...]], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return _unwritten(shapes)
+
+    @staticmethod
+    def backward(ctx, *doutputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        return None, *_unwritten([tensor.shape for tensor in ctx.saved_tensors])
+
+
+def _unwritten(shapes: list[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+    return tuple([torch.from_numpy(np.empty(shape, np.float32)) for shape in shapes])
+
+
+class _Empty(torch.nn.Module):
+    """What PyTorch itself takes for a module with the parameters and outputs of another."""
+
+    def __init__(self, original: torch.nn.RNNBase) -> None:
+        super().__init__()
+        self._hidden_size = original.hidden_size
+        self._states = 2 if isinstance(original, torch.nn.LSTM) else 1
+        for name, parameter in original.named_parameters():
+            wanted = parameter.requires_grad
+            self.register_parameter(name, torch.nn.Parameter(parameter.detach().clone(), requires_grad=wanted))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        T, B, _ = x.shape
+        shapes = [(T, B, self._hidden_size), *[(1, B, self._hidden_size)] * self._states]
+        y, *states = _Nothing.apply(shapes, x, *self._parameters.values()) if x.requires_grad else _unwritten(shapes)
+        return y, states
 
 
 class _Tagger(torch.nn.Module):

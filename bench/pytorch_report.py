@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.comparison import geometric_mean
 from bench.machine import ROOT
-from bench.pytorch_cases import ARRAYS, ORIGINAL, SWAPPED, WHOLE
-from bench.report import commit_line, insert_block, machine_line, markdown_table, markers, milliseconds
+from bench.pytorch_cases import ARRAYS, EMPTY, ORIGINAL, SWAPPED, WHOLE
+from bench.report import MISSING, commit_line, insert_block, machine_line, markdown_table, markers, milliseconds
 from bench.timing import Timing, difference
 from bench.timing import ratio as times_as_long
 
@@ -138,14 +138,16 @@ def _lengths(points: list[dict]) -> str:
 
 def _overhead(points: list[dict]) -> str:
     def micro(point: dict, name: str) -> str:
-        return f"{1e6 * point['timings'][name]['median']:.1f}"
+        return f"{1e6 * point['timings'][name]['median']:.1f}" if name in point["timings"] else MISSING
 
-    rows = [
-        (p["cell"].upper(), p["mode"], *(micro(p, n) for n in (ORIGINAL, SWAPPED, ARRAYS)), f"{1e6 * overhead(p):.1f}")
-        for p in points
-    ]
-    titles = ("layer", "mode", "torch.nn, µs", "fastrnn.torch, µs", "fastrnn (NumPy), µs", "module over NumPy, µs")
-    return f"At `T1-B1-I64-H64`, on one thread; forward with frozen weights.\n\n{markdown_table(titles, rows, left=2)}"
+    shown = (ORIGINAL, SWAPPED, ARRAYS, EMPTY)
+    rows = [(p["cell"].upper(), p["mode"], *(micro(p, n) for n in shown), f"{1e6 * overhead(p):.1f}") for p in points]
+    titles = ("torch.nn, µs", "fastrnn.torch, µs", "fastrnn (NumPy), µs", "empty module, µs", "module over NumPy, µs")
+    table = markdown_table(("layer", "mode", *titles), rows, left=2)
+    return (
+        "At `T1-B1-I64-H64`, on one thread; forward with frozen weights. *Empty module*: one with these parameters and "
+        f"outputs that computes nothing, in training with an `autograd.Function`: what PyTorch takes itself.\n\n{table}"
+    )
 
 
 def _model(points: list[dict]) -> str:

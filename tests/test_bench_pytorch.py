@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is run 
 
 import fastrnn
 from bench import pytorch, pytorch_cases, pytorch_report
-from bench.pytorch_cases import ARRAYS, ORIGINAL, SECTIONS, SWAPPED, WHOLE, TorchCase
+from bench.pytorch_cases import ARRAYS, EMPTY, ORIGINAL, SECTIONS, SWAPPED, WHOLE, TorchCase
 from bench.timing import summarize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ def made_up():
             common
             | {
                 "section": "overhead",
-                "timings": timed({ORIGINAL: 0.09, SWAPPED: 0.04, ARRAYS: 0.02}),
+                "timings": timed({ORIGINAL: 0.09, SWAPPED: 0.04, ARRAYS: 0.02, EMPTY: 0.01}),
             },
             common | {"section": "model", "timings": timed({ORIGINAL: 8.0, SWAPPED: 2.0})},
         ],
@@ -103,6 +103,7 @@ def test_the_tables_say_what_was_measured():
     assert "| the model's training step at least 3 times as fast on 2 threads | 1 | 1 |" in text
     assert "| GRU | training | T1 | 2 | 3.00 | 2.00 | 1.50x |" in text
     assert "| 1.25 | 1.50 |" in text  # 5 ms of 4 deserved, 6 of 4
+    assert "| GRU | training | 90.0 | 40.0 | 20.0 | 10.0 | 20.0 |" in text
     assert "`0123456789ab`" in text
 
 
