@@ -101,7 +101,7 @@ class Network:
 
         With `save`, also return the `_SavedLayers` or `Recomputing` that `backward` takes.
         """
-        if len(self.layers) == 1 and padded is None and not recompute:  # nothing in between
+        if len(self.layers) == 1 and padded is None and not recompute:  # the same as below, for calls of microseconds
             y, states_n, saved = self.layers[0].forward(x, states, save=save)
             return y, states_n, _SavedLayers([saved], []) if save else None
         if not (owner.dropout and owner.training and len(self.layers) > 1):
@@ -133,10 +133,6 @@ class Network:
             from . import recompute as recomputing  # and Numba, which that has imported
 
             y, states_n, saved = recomputing.forward(self.layers, x, states, rows, dropout)
-        elif len(self.layers) == 1:
-            y, states_n, saved = self.layers[0].forward(x, states, save=save, rows=rows)
-            if save:
-                saved = _SavedLayers([saved], [])
         else:
             y, states_n, saved = self._layer_by_layer(x, states, rows, save, dropout)
         if padded is not None:

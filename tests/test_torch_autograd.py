@@ -1,4 +1,4 @@
-"""The modules of fastrnn.torch within autograd: derivatives, graphs, changes in place, checkpoints, threads, memory."""
+"""The modules of fastrnn.torch within autograd: derivatives, graphs, changes in place, checkpoints, threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,8 +16,6 @@ from torch_pairs import (
     tensors_of,
     torch,
 )
-
-from fastrnn.torch import layer as layer_module
 
 TWICE = "Trying to backward through the graph a second time"
 CHANGED = "modified by an inplace operation"
@@ -103,6 +101,16 @@ def test_second_derivatives(kind, layout):
     packing = (torch.tensor([1, 3]), False, False) if layout == "packed" else None
     run, others = function_of(module, state, [p.detach().requires_grad_() for p in module.parameters()], packing)
     assert torch.autograd.gradgradcheck(run, (normal(3, 2, 3), *others), fast_mode=True)
+
+
+def test_second_derivatives_leave_pytorchs_settings_alone(monkeypatch):
+    """They are of the whole process: other threads would see them changed."""
+    monkeypatch.setattr(torch._C, "_set_mkldnn_enabled", None)
+    module = fast.LSTM(4, 6)  # float32: the LSTM that oneDNN would do
+    x = normal(5, 3, 4, dtype=torch.float32)
+    (dx,) = torch.autograd.grad(module(x)[0].pow(2).sum(), x, create_graph=True)
+    dx.pow(2).sum().backward()
+    assert module.weight_hh_l0.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
@@ -479,87 +487,3 @@ def test_threads_may_call_the_same_kernels_with_weights_of_their_own():
     with ThreadPoolExecutor(4) as pool:
         for k, y in zip(order, pool.map(run, order), strict=True):
             torch.testing.assert_close(torch.from_numpy(y), expected[k])
-
-
-# Memory
-
-
-def freed(build):
-    """Whether y's memory is gone, for torch.nn's module and ours, when `build(module)` has returned what is kept."""
-    found = []
-    for library in (torch.nn, fast):
-        module = library.LSTM(4, 6)
-        kept, y = build(module)
-        memory = torch.multiprocessing.reductions.StorageWeakRef(y.untyped_storage())
-        del y
-        found.append(memory.expired())
-        del kept
-    return found
-
-
-def test_a_loss_that_is_kept_keeps_no_y_alive():
-    def trained(module):
-        y, _ = module(normal(5, 3, 4, dtype=torch.float32, grad=False))
-        loss = y[-1].pow(2).mean()
-        loss.backward()
-        return loss, y
-
-    assert freed(trained) == [True, True]
-
-
-def test_a_checkpoint_keeps_no_y_alive():
-    def checkpointed(module):
-        seen = []
-
-        def segment(x):
-            seen.append(module(x)[0])
-            return seen[-1].pow(2).mean()
-
-        x = normal(5, 3, 4, dtype=torch.float32)
-        return torch.utils.checkpoint.checkpoint(segment, x, use_reentrant=False), seen.pop()
-
-    assert freed(checkpointed) == [True, True]
-
-
-def test_gradients_of_a_batch_use_up_what_was_kept():
-    module = fast.LSTM(4, 6)
-    y, _ = module(normal(5, 3, 4, dtype=torch.float32, grad=False))
-    node = y.grad_fn
-    torch.autograd.grad(y, module.weight_ih_l0, torch.ones(2, *y.shape), is_grads_batched=True)
-    assert node.kept == []
-    assert node.y is None
-
-
-def test_second_derivatives_leave_pytorchs_settings_alone(monkeypatch):
-    """They are of the whole process: other threads would see them changed."""
-    monkeypatch.setattr(torch._C, "_set_mkldnn_enabled", None)
-    module = fast.LSTM(4, 6)  # float32: the LSTM that oneDNN would do
-    x = normal(5, 3, 4, dtype=torch.float32)
-    (dx,) = torch.autograd.grad(module(x)[0].pow(2).sum(), x, create_graph=True)
-    dx.pow(2).sum().backward()
-    assert module.weight_hh_l0.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_zeros_without_memory(name):
-    module = getattr(fast, name)(4, 6)
-    x = normal(5, 3, 4, dtype=torch.float32)
-    y, _ = module(x)
-    y.backward(torch._efficientzerotensor(y.shape))
-    assert not x.grad.any()
-
-
-def test_what_a_training_step_kept_is_let_go_after_many_calls_without_one():
-    module = fast.GRU(4, 6)
-    x = normal(5, 3, 4, dtype=torch.float32, grad=False)
-    module(x)[0].sum().backward()
-    idle = layer_module._of_modules[module][0]._cpu._memory._idle
-    assert len(idle) == 1
-    with torch.no_grad():
-        for _ in range(99):
-            module(x)
-        assert len(idle) == 1
-        module(x)
-    assert len(idle) == 0
-    module(x)[0].sum().backward()
-    assert len(idle) == 1
