@@ -210,13 +210,11 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_warm_up(package, 
 
 READ_ONLY = """
 import tempfile
-import warnings
 
 def refuse(*args, **options):
     raise PermissionError(13, "Permission denied")
 
 tempfile.TemporaryFile = refuse  # with one, Numba finds out whether a folder can be written to
-warnings.simplefilter("error")
 """
 
 
@@ -230,10 +228,31 @@ def test_what_was_compiled_ahead_is_found_where_nobody_may_write(package, tmp_pa
         os.utime(path, (int(path.stat().st_mtime),) * 2)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.nb?")}
     assert files
-    again = result(start(tmp_path, READ_ONLY + PROGRAM, **folder))
+    again = result(start(tmp_path, READ_ONLY + PROGRAM, PYTHONWARNINGS="error", **folder))
     assert again["y"] == first["y"]
     assert [name for name, found in again["loaded"].items() if not found] == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.nb?")} == files
+
+
+def test_the_warm_up_needs_to_write_only_what_is_not_there(package, tmp_path):
+    """The same, and the command in place of a program."""
+    folder = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "again.py").write_text(f"{READ_ONLY}\nfrom fastrnn.__main__ import main\nraise SystemExit(main())\n")
+
+    def again(*cell):
+        command = [sys.executable, str(tmp_path / "again.py"), "warmup", "--cell", *cell, "--dtype", "float32"]
+        places = environment(package, **folder)
+        return subprocess.run([*command, "--forward-only"], cwd=package, env=places, capture_output=True, text=True)
+
+    assert warm_up(package, "--cell", "rnn_relu", "--dtype", "float32", "--forward-only", **folder).returncode == 0
+    files = set(tmp_path.rglob("*.nb?"))
+    done = again("rnn_relu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\n0 kernels compiled, " in done.stdout
+    done = again("rnn_relu", "rnn_tanh")
+    assert done.returncode == 1
+    assert "error: NUMBA_CACHE_DIR: expected a folder that can be written to" in done.stderr
+    assert set(tmp_path.rglob("*.nb?")) == files
 
 
 def no_file_larger_than(size):

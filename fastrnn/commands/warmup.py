@@ -41,16 +41,16 @@ def _warm_up(arguments: argparse.Namespace) -> str | None:
         disk_cache.source_hash()
     except OSError as error:
         return str(error)
-    problem = _no_folder(compiled.cache_folder())
+    problem = _not_kept()
     if problem:
         return problem
-    print(f"The cache lies in {compiled.cache_folder()}", flush=True)
+    print(f"The cache lies in {compiled.cache_folder() or 'folders that cannot be written to'}", flush=True)
     shown: set[str] = set()
     for title, work in _passes(arguments):
         before = time.perf_counter()
         work()
         _show(title, compiled.origins(), shown, time.perf_counter() - before, arguments.verbose)
-        problem = disk_cache.problem()  # the disk may be full, say
+        problem = _not_kept()
         if problem:
             return problem
     origins = compiled.origins()
@@ -59,9 +59,13 @@ def _warm_up(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _no_folder(folder: Path | None) -> str | None:
-    """What is wrong with where kernels would be kept."""
-    wanted = os.environ.get("NUMBA_CACHE_DIR")
+def _not_kept() -> str | None:
+    """Why what had to be compiled so far was not kept where it should be, if it was not."""
+    from fastrnn.kernels import compiled, disk_cache
+
+    if all(compiled.origins().values()):  # as in an image that was made by another user
+        return None
+    folder, wanted = compiled.cache_folder(), os.environ.get("NUMBA_CACHE_DIR")
     if wanted and (folder is None or not folder.absolute().is_relative_to(Path(wanted).absolute())):
         return f"NUMBA_CACHE_DIR: expected a folder that can be written to, got {wanted!r}"
     if folder is None:
@@ -69,7 +73,7 @@ def _no_folder(folder: Path | None) -> str | None:
             "neither the package's own folder nor the user's cache folder can be written to; "
             "the environment variable NUMBA_CACHE_DIR can name another"
         )
-    return None
+    return disk_cache.problem()  # the disk may be full, say
 
 
 def _passes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], object]]]:
