@@ -202,7 +202,7 @@ def measure(options: argparse.Namespace, name: str, description: dict) -> result
     for number, case in enumerate(cases, start=1):
         run.measurements.append(measure_case(case, absent, options.seconds_per_case))
         timing.wait_until_quiet()
-        run.limits = machine.raise_limits(run.limits)  # one look at the start may fall on a busy moment
+        run.limits = machine.raise_limits(run.limits, case)  # one look at the start may fall on a busy moment
         run.settings["took"] = time.perf_counter() - start
         path = run.save(results.FOLDER)
         print(f"[{number}/{len(cases)}] {progress(run.measurements[-1])}", flush=True)

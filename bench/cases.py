@@ -13,6 +13,7 @@ CELLS = ("lstm", "gru", "rnn")
 MODES = ("forward", "training")
 DTYPES = ("float32", "float64")
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 FORMULAS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}  # what the cells are called in kernels/cells.py
 
 SIZES = (

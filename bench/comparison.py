@@ -33,7 +33,7 @@ def share_of_limit(measurement: Measurement, results: Results) -> float | None:
     """The least time this machine could take for the case, over the time fastrnn took undisturbed."""
     if OURS not in measurement.timings or not results.limits.covers(measurement.case):
         return None
-    return least_seconds(measurement.case, results.limits) / measurement.timings[OURS].p10
+    return least_seconds(measurement.case, results.limits) / measurement.timings[OURS].best
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:
@@ -47,7 +47,7 @@ def share_of_peak(measurement: Measurement, results: Results) -> float | None:
     case = measurement.case
     if OURS not in measurement.timings or not results.limits.covers(case):
         return None
-    rate = case.flops / measurement.timings[OURS].p10
+    rate = case.flops / measurement.timings[OURS].best
     return rate / results.limits.multiply_add[case.dtype][case.threads]
 
 
@@ -58,7 +58,7 @@ def over_one_thread(measurement: Measurement, results: Results) -> float | None:
     alone = replace(measurement.case, threads=1)
     for other in results.measurements:
         if other.case == alone and OURS in other.timings:
-            return other.timings[OURS].p10 / measurement.timings[OURS].p10
+            return other.timings[OURS].best / measurement.timings[OURS].best
     return None
 
 

@@ -7,7 +7,6 @@ in float64.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from fastrnn.kernels.target import vector_unit
 from numba import njit
 
 from bench import machine
-from bench.results import FOLDER
+from bench.results import FOLDER, write
 from fastrnn.processor import processors
 
 LIMIT = 2.0
@@ -170,9 +169,8 @@ def main() -> int:
         if verdict.not_nan >= 0:
             print(f"{name}: a number for the NaN with bits {verdict.not_nan:#x}")
     found = {name: asdict(verdict) | {"worst": number(verdict.worst).hex()} for name, verdict in verdicts.items()}
-    path = FOLDER / "elementary.json"
-    path.write_text(json.dumps({**machine.describe(), "inputs": 2**32, "functions": found}, indent=1) + "\n", "utf-8")
-    print("wrote", path)
+    results = {**machine.describe(), "inputs": 2**32, "functions": found}
+    print("wrote", write(results, FOLDER / "elementary.json"))
     return 0 if all(verdict.good for verdict in verdicts.values()) else 1
 
 

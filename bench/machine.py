@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ import llvmlite.binding
 import numpy as np
 
 from bench import limit_kernels
+from bench.cases import Case
 from bench.roofline import Limits
 from fastrnn.host import cpu_name
 from fastrnn.processor import processors
@@ -99,15 +99,17 @@ def measure_limits(
     )
 
 
-def raise_limits(limits: Limits, seconds: float = 0.03, samples: int = 2) -> Limits:
-    """The same, or the multiply-add peaks as measured now where these are higher: a limit is the most ever seen."""
-    return replace(
-        limits,
-        multiply_add={
-            dtype: {n: max(peak, multiply_add_peak(dtype, n, seconds, samples)) for n, peak in peaks.items()}
-            for dtype, peaks in limits.multiply_add.items()
-        },
-    )
+def raise_limits(limits: Limits, case: Case, seconds: float = 0.03, samples: int = 2) -> Limits:
+    """The same, or what a case is held against as measured now where that is more: a limit is the most ever seen."""
+    n = case.threads
+    peaks = limits.multiply_add[case.dtype]
+    raised = peaks | {n: max(peaks[n], multiply_add_peak(case.dtype, n, seconds, samples))}
+    sizes = limits.sizes_around(case)
+    curve = [
+        (size, max(rate, read_bandwidth(size, n, seconds, samples)) if size in sizes else rate)
+        for size, rate in limits.bandwidth[n]
+    ]
+    return Limits(limits.multiply_add | {case.dtype: raised}, limits.bandwidth | {n: curve})
 
 
 def multiply_add_peak(dtype: str, threads: int, seconds: float, samples: int) -> float:

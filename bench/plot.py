@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.cases import CELL_TITLES
 from bench.comparison import grouped, times_faster
 from bench.competitors import LABELS
 from bench.grid_targets import GOALS
@@ -13,7 +14,6 @@ from bench.results import Results
 # The colours are from Okabe and Ito's set for colour-blind readers.
 SHAPES = {"torch": "o", "onnxruntime": "s", "jax": "^"}
 COLOURS = {"torch": "#D55E00", "onnxruntime": "#0072B2", "jax": "#009E73"}
-TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 
 
 def draw(results: Results, path: Path) -> list[Path]:
@@ -46,7 +46,7 @@ def draw(results: Results, path: Path) -> list[Path]:
         for row, mode in zip(axes, modes, strict=True):
             for panel, cell in zip(row, cells, strict=True):
                 _draw_panel(panel, groups.get((cell, mode), []), sizes, threads, peers, GOALS[mode], aim)
-                panel.set_title(f"{TITLES[cell]}, {mode}")
+                panel.set_title(f"{CELL_TITLES[cell]}, {mode}")
         for panel in axes[-1]:
             panel.set_xticks(range(len(sizes)), [_size_label(*size) for size in sizes], fontsize=7)
         for panel in axes[:, 0]:

@@ -140,15 +140,22 @@ def _of_layer(layer, mode: str, x: np.ndarray, dy: np.ndarray, lengths: np.ndarr
     return [y, gradients.x, *gradients.parameters.values()]
 
 
+def _changing(layer: Any, mode: str, call: Callable[[], list]) -> Callable[[], list]:
+    """The call; in training of weights of which one changes before each, of a module or a layer."""
+    if mode == "forward":
+        return call
+    if isinstance(layer, torch.nn.Module):
+        return as_in_training(call, layer.weight_hh_l0.detach().numpy())
+    return as_in_training(call, layer.parameters["weight_hh_l0"])
+
+
 def _modules(cell: str, mode: str, threads: int, size: tuple[int, int, int, int]) -> TorchCase:
     T, B, I, H = size
     original, swapped = _pair(cell, I, H)
     x, dy = _normal(T, B, I).requires_grad_(mode == "training"), _normal(T, B, H)
     calls: dict[str, Callable[[], list]] = {}
     for name, module in ((ORIGINAL, original), (SWAPPED, swapped)):
-        calls[name] = partial(_of_module, module, mode, x, dy)
-        if mode == "training":
-            calls[name] = as_in_training(calls[name], module.weight_hh_l0.detach().numpy())
+        calls[name] = _changing(module, mode, partial(_of_module, module, mode, x, dy))
     return TorchCase("modules", cell, mode, threads, f"T{T}-B{B}-I{I}-H{H}", calls)
 
 
@@ -161,14 +168,14 @@ def _lengths(cell: str, mode: str, threads: int, T: int, B: int, I: int, H: int,
     packed = pack_padded_sequence(x, torch.tensor(lengths))
     dy_packed = pack_padded_sequence(dy, torch.tensor(lengths)).data
     packed.data.requires_grad_(mode == "training")
-    layer = _layer(cell, original)
+    mixed, whole = (_layer(cell, original) for _ in range(2))
     arrays = x.numpy(), dy.numpy()
     calls: dict[str, Callable[[], list]] = {
-        name: partial(_of_module, module, mode, packed, dy_packed)
+        name: _changing(module, mode, partial(_of_module, module, mode, packed, dy_packed))
         for name, module in ((ORIGINAL, original), (SWAPPED, swapped))
     }
-    calls[ARRAYS] = partial(_of_layer, layer, mode, *arrays, lengths)
-    calls[WHOLE] = partial(_of_layer, layer, mode, *arrays)
+    calls[ARRAYS] = _changing(mixed, mode, partial(_of_layer, mixed, mode, *arrays, lengths))
+    calls[WHOLE] = _changing(whole, mode, partial(_of_layer, whole, mode, *arrays))
     total = int(lengths.sum())
     work = {ORIGINAL: total, SWAPPED: total, ARRAYS: total, WHOLE: T * B}
     size = f"T{least}to{T}-B{B}-I{I}-H{H}"
@@ -184,8 +191,9 @@ def _overhead(cell: str, mode: str) -> TorchCase:
         if mode == "forward":  # to enter and leave `inference_mode` takes 1.5 µs that are none of the module's
             calls[name] = partial(_of_frozen, module.requires_grad_(False), x)
         else:
-            calls[name] = partial(_of_module, module, mode, x, dy)
-    calls[ARRAYS] = partial(_of_layer, _layer(cell, original), mode, *arrays)
+            calls[name] = _changing(module, mode, partial(_of_module, module, mode, x, dy))
+    layer = _layer(cell, original)
+    calls[ARRAYS] = _changing(layer, mode, partial(_of_layer, layer, mode, *arrays))
     empty = _Empty(original)
     calls[EMPTY] = partial(_of_frozen, empty, x) if mode == "forward" else partial(_of_module, empty, mode, x, dy)
     return TorchCase("overhead", cell, mode, 1, "T1-B1-I64-H64", calls, (EMPTY,))

@@ -111,8 +111,8 @@ def _modules(points: list[dict]) -> str:
             means.append(f"{mode} {mean:.2f}x")
     titles = ("module", "mode", "size", "threads", "torch.nn, ms", "fastrnn.torch, ms", "faster")
     return (
-        f"Geometric means: {', '.join(means)}. In training one number of the weights changes before each call, as all "
-        f"do in a loop of training.\n\n{markdown_table(titles, rows, left=3)}"
+        f"Geometric means: {', '.join(means)}. In training, here and below, one number of the weights changes before "
+        f"each call, as all do in a loop of training.\n\n{markdown_table(titles, rows, left=3)}"
     )
 
 

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import comparison, plot
+from bench.cases import CELL_TITLES
 from bench.comparison import geometric_mean, grouped, share_of_limit, times_faster
 from bench.competitors import LABELS, OURS
 from bench.grid_targets import targets
 from bench.machine import ROOT, busy
 from bench.results import Measurement, Results
 from bench.targets import Reached
+from bench.timing import LONG_CALL
 
 PAGE = "performance"  # in docs/, without an ending; those of other machines are called otherwise
-CELL_TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 MISSING = "-"
 
 METHOD = """\
@@ -26,24 +27,26 @@ Every competitor gets the same weights, inputs, initial states and upstream grad
 outputs, and in training all gradients (of the input, the initial states and every parameter), must agree with a
 float64 reference, or it is not timed. *Forward* is inference; *training* is a forward and a backward pass.
 PyTorch runs eagerly (`inference_mode` for forward, autograd for training); ONNX Runtime runs a model of one node and
-has no backward pass. All keep their default settings but for the number of threads.
+has no backward pass. Settings are the defaults, but for the number of threads and what is said here.
 
-In training one number of the weights changes before each call, as all do in a loop of training: fastrnn then packs them
-again within the call. Forward they stay as they are, and a call compares their checksums. What packing takes is
+In training one number of fastrnn's and of PyTorch's weights changes before each call, as all do in a loop of training:
+fastrnn then packs them again within the call. (JAX is given its weights at each call, and keeps nothing of them.)
+Forward they stay as they are, and a call compares their checksums. What packing takes is
 [measured apart]({details}#weights-that-change). ONNX Runtime's inputs and outputs are bound, which spares it the copies
 and checks of `session.run`; JAX's matrices lie as its own libraries keep them, and its calls wait for results.
 
 In each round every competitor is timed once, in an order that is drawn, right after untimed calls that wake its threads
-and the processor, and only when the process's CPU time stands still: worker threads of the one before would otherwise
-still spin on the cores. The tables show medians over the rounds; {faster};
+and the processor (where a call takes less than {long_call:g} s), and only when the process's CPU time stands still:
+worker threads of the one before would otherwise still spin on the cores. The tables show medians over the rounds;
+{faster};
 *spread* is the distance from the 10th to the 90th percentile relative to the median, the largest of the competitors'.
 GFLOP/s count the matrix products only, training as three forward passes.
 
 *Limit* compares fastrnn with the least time this machine could take, from its own multiply-add peak and read
 bandwidth as measured in the same run, an estimate: the products at the peak, or reading R once a step and W once a
 sequence from the cache they fit in, whichever is longer (training reads both once more and writes their gradients).
-A limit is the best of many measurements, so what is held against it, as what is held against one thread, is the 10th
-percentile of the rounds: on a machine that others work on too, the median says more of them than of the code."""
+A limit is the best of many measurements, so what is held against it is the best round, and that of one thread is held
+against that of two: on a machine that others work on too, the median says more of them than of the code."""
 BY_ROUND = "*faster* is the median of the ratios round by round, for slow moments that outlast a round fall on both"
 OF_MEDIANS = "*faster* is the ratio of medians"
 
@@ -105,7 +108,7 @@ def performance_page(results: Results, name: str = PAGE) -> str:
     for (cell, mode), measurements in grouped(results.measurements, lambda m: (m.case.cell, m.case.mode)).items():
         parts += [f"### {CELL_TITLES[cell]}, {mode}", points_table(measurements, results)]
     faster = BY_ROUND if results.by_round else OF_MEDIANS
-    parts += ["## How it was measured", METHOD.format(details=details_page(name), faster=faster)]
+    parts += ["## How it was measured", METHOD.format(details=details_page(name), faster=faster, long_call=LONG_CALL)]
     parts += [*([JAX_METHOD] if "jax" in results.peers else []), "## Limits of this machine", limits_tables(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -120,6 +123,7 @@ def provenance_table(results: Results) -> str:
     threads = sorted({m.case.threads for m in results.measurements})
     settings = ", ".join(f"{name}={value}" for name, value in results.environment.items())
     dtypes = sorted({m.case.dtype for m in results.measurements})
+    rounds = [timed.rounds for m in results.measurements for timed in m.timings.values()]
     load = machine["load_average"]
     if busy(machine):
         load = f"{load}: **other programs were running, and no time is reliable to better than *spread***"
@@ -134,6 +138,7 @@ def provenance_table(results: Results) -> str:
         ("Date", results.date),
         ("Threads", ", ".join(map(str, threads)) + (f"; environment {settings}" if settings else "")),
         ("Numbers", ", ".join(dtypes)),
+        ("Rounds of a case", f"{min(rounds)} to {max(rounds)}" if rounds else MISSING),
         ("Load before the run", load),
     ]
     if "took" in results.settings:
@@ -223,7 +228,7 @@ def limits_tables(results: Results) -> str:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """Between which a page, the README for one, has what is measured and called so."""
+    """The comments around the generated block of that name, in the README or another page."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
@@ -245,15 +250,30 @@ def readme_block(results: Results, name: str = PAGE) -> str:
     sizes = len({m.case.size for m in results.measurements})
     return "\n\n".join(
         [
+            f"With vectors of {results.machine['vector_bits']} bits ({results.machine['vector']}):",
             f"Times faster than each peer: geometric means over {sizes} sizes (batch 1 to large) on {threads} threads, "
             "and the range against the best of them at each point.",
             markdown_table(
                 ("cell", "mode", *(f"than {LABELS[peer]}" for peer in peers), "than the best peer, range"), rows, left=2
             ),
+            slower_points(results),
             f"{machine_line(results.machine)}; {dtypes}; {versions}; {commit_line(results.source)}; {results.date}. "
             f"[Every point, and how it was measured](docs/{name}.md).",
         ]
     )
+
+
+def slower_points(results: Results) -> str:
+    """Where a peer is faster, in words."""
+    compared = [m for m in results.measurements if times_faster(m) is not None]
+    slower = [m for m in compared if times_faster(m) < 1]
+    single = sum(m.case.T == 1 for m in slower)
+    text = f"A peer is faster at {len(slower)} of {len(compared)} points"
+    if single:
+        text += f", {single} of them calls of a single step"
+    others = grouped([m for m in slower if m.case.T > 1], lambda m: (CELL_TITLES[m.case.cell], m.case.mode))
+    named = ", ".join(f"{cell} {mode} ({len(points)})" for (cell, mode), points in others.items())
+    return f"{text}; the others: {named}." if named else f"{text}."
 
 
 def machine_line(machine: dict) -> str:

@@ -24,6 +24,15 @@ class Limits:
         sizes, rates = zip(*self.bandwidth[threads], strict=True)
         return size / float(np.interp(np.log(size / threads), np.log(sizes), rates))
 
+    def sizes_around(self, case: Case) -> set[int]:
+        """The measured sizes between which those lie that each thread reads in a case."""
+        sizes = [size for size, _ in self.bandwidth[case.threads]]
+        found: set[int] = set()
+        for read in {case.recurrent_bytes, case.input_bytes, case.recurrent_bytes + case.input_bytes}:
+            above = next((k for k, size in enumerate(sizes) if size >= read / case.threads), len(sizes) - 1)
+            found |= set(sizes[max(above - 1, 0) : above + 1])
+        return found
+
     def covers(self, case: Case) -> bool:
         return case.threads in self.bandwidth and case.threads in self.multiply_add.get(case.dtype, {})
 

@@ -38,7 +38,7 @@ class Timing:
 
     A machine that others work on too has slow moments, some longer than a round. So who is faster, and by how much, is
     asked round by round (`ratio`, `difference`), where both had the same moment; and what is held against the
-    machine's limits, or against what was timed at another time, is the 10th percentile, which slow moments reach least.
+    machine's limits, which are the best of many measurements, or against what was timed at another time, is `best`.
     """
 
     median: float
@@ -47,6 +47,11 @@ class Timing:
     rounds: int
     repetitions: int  # calls in one sample
     samples: list[float] = field(default_factory=list)  # of each round; none in files older than these
+
+    @property
+    def best(self) -> float:
+        """The least of all rounds: what slow moments did not reach. Of older files the 10th percentile."""
+        return min(self.samples, default=self.p10)
 
     def part(self, parts: int) -> Timing:
         """Of one of so many equal parts of the call."""
@@ -89,7 +94,8 @@ def difference(one: Timing, other: Timing) -> float:
 def _paired(one: Timing, other: Timing) -> bool:
     """Whether their rounds are known. Where they are not, medians have to do."""
     if len(one.samples) != len(other.samples):
-        raise ValueError(f"expected two that were timed together, got {one.rounds} and {other.rounds} rounds")
+        number = f"{len(one.samples)} and {len(other.samples)}"
+        raise ValueError(f"expected two that were timed together, got samples of {number} rounds")
     return bool(one.samples)
 
 

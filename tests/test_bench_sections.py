@@ -142,9 +142,13 @@ def test_growth_compares_each_size_with_another_of_its_series():
     assert {p["series"] for p in points} == {"steps", "units"}
     assert {(p["cell"], p["mode"]) for p in points} == {(cell, mode) for cell in CELLS for mode in MODES}
     for p in points:
-        assert (growth.times(p) == 1) or p["size"] != p["against"]
-        if p["series"] == "steps" and p["size"] != p["against"]:
+        if p["size"] == p["against"]:
+            assert p["timing"] == p["base"]
+        elif p["series"] == "steps":
             assert p["work"] == 2
+    times = timed(timing=6.0, base=2.0)
+    assert growth.times(times) == 3.0
+    assert growth.per_work(times | {"work": 2}) == 1.5
 
 
 def test_the_full_series_have_the_sizes_of_their_targets():

@@ -5,22 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case
+from bench.cases import CELL_TITLES, Case
 from bench.comparison import geometric_mean, grouped
 from bench.gpu import PROGRAM
 from bench.gpu.floors import least_seconds
 from bench.gpu.grid import CONTENDERS, DTYPES, name
 from bench.machine import ROOT
-from bench.report import CELL_TITLES, MISSING, markdown_table, milliseconds, times
+from bench.report import MISSING, markdown_table, milliseconds, times
+from bench.timing import Timing
+from bench.timing import ratio as times_as_long
 
 OURS = tuple(each for each, contender in CONTENDERS.items() if contender.path)
 
 METHOD = """\
 Every contender gets the same numbers, on the GPU and in its own type, and is checked first: all outputs, and in
 training all gradients, must agree with what PyTorch makes of these numbers in float64, or it is not timed. Times are
-medians between two CUDA events, contenders in rotating order. *Limit* is the longest of: the products at the speed of a
-large product of that type; reading and writing inputs, outputs and weights once at the speed of a copy; and for each
-step of fastrnn's paths two launches or the barriers of its blocks. All four were measured in the same run."""
+medians between two CUDA events, over rounds in each of which all contenders take their turns in an order that is drawn;
+ratios are medians of the ratios round by round. *Limit* is the longest of: the products at the speed of a large product
+of that type; reading and writing inputs, outputs and weights once at the speed of a copy; and for each step of
+fastrnn's paths two launches or the barriers of its blocks. All four were measured in the same run, and the best round
+is held against them."""
 
 
 def write_page(results: dict[str, Any], root: Path = ROOT) -> Path:
@@ -88,7 +92,7 @@ def remarks(results: dict[str, Any]) -> list[str]:
 def ratio(point: dict[str, Any], ours: str) -> float | None:
     """cuDNN's time in the same type relative to ours."""
     mine, theirs = (point["timings"].get(each) for each in (ours, f"cudnn-{CONTENDERS[ours].dtype}"))
-    return theirs["median"] / mine["median"] if mine and theirs else None
+    return times_as_long(Timing(**theirs), Timing(**mine)) if mine and theirs else None
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -117,7 +121,7 @@ def timed(point: dict[str, Any], case: Case, contender: str, limits: dict[str, A
     if found is None:
         return MISSING
     _, dtype, path, tf32 = CONTENDERS[contender]
-    share = least_seconds(case, "tf32" if tf32 else dtype, path, limits) / found["median"]
+    share = least_seconds(case, "tf32" if tf32 else dtype, path, limits) / Timing(**found).best
     return f"{milliseconds(found['median'])} ({share:.0%})"
 
 

@@ -17,13 +17,14 @@ from fastrnn.kernels.stage import SCRATCH_BYTES
 from fastrnn.kernels.target import vector_unit
 
 from bench import timing
-from bench.cases import CELLS, Case, problem
+from bench.cases import CELL_TITLES, CELLS, Case, problem
 from bench.checked import runner_of
 from bench.competitors import Runner, fastrnn_layer
 from bench.machine import multiply_add_peak, read_bandwidth
-from bench.report import CELL_TITLES, markdown_table
+from bench.report import markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
+from bench.timing import Timing
 from fastrnn.memory import address, empty
 from fastrnn.planner import recipe_of
 
@@ -33,7 +34,7 @@ QUICK_SIZES = ((4, 32), (1, 32))
 STEP, FORMULA = "step", "formula"
 TURNS = 20  # of one call of the compiled loop
 PROSE = """\
-Forward, float32, one thread, I = H; times are 10th percentiles, of rounds that nothing disturbed. *Products*: the time
+Forward, float32, one thread, I = H; times are those of the best rounds, as the limits are. *Products*: the time
 that the step takes beyond its formula, as multiply-adds a second and as a share of the peak measured with it.
 *Reachable*: the share of the peak that the whole step would have if its products ran at the peak and its formula took
 what it does. For B = 1 only R h is in the step (W x is made for many steps at once), and reading R is the limit: its
@@ -134,13 +135,17 @@ def targets(points: list[dict]) -> list[Reached]:
 
 def products(point: dict) -> float:
     """Seconds of a step's products."""
-    return point["timings"][STEP]["p10"] - point["timings"][FORMULA]["p10"]
+    return _best(point, STEP) - _best(point, FORMULA)
+
+
+def _best(point: dict, name: str) -> float:
+    return Timing(**point["timings"][name]).best
 
 
 def report(points: list[dict]) -> str:
     many, one = [], []
     for p in points:
-        step, formula = (p["timings"][name]["p10"] for name in (STEP, FORMULA))
+        step, formula = (_best(p, name) for name in (STEP, FORMULA))
         row = [CELL_TITLES[p["cell"]], p["B"], p["H"], f"{1e6 * step:.2f}", f"{formula / step:.0%}"]
         if p["B"] == 1:
             speed = p["bytes"] / products(p)

@@ -11,9 +11,9 @@ import sys
 from fastrnn.kernels.cells import CELLS as KERNEL_CELLS
 
 from bench import fresh
-from bench.cases import CELLS, FORMULAS, MODES, Case
+from bench.cases import CELL_TITLES, CELLS, FORMULAS, MODES, Case
 from bench.competitors import LABELS, OURS, absent_competitors
-from bench.report import CELL_TITLES, MISSING, markdown_table
+from bench.report import MISSING, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench import timing
-from bench.cases import CELLS, DTYPES, MODES, Case
+from bench.cases import CELL_TITLES, CELLS, DTYPES, MODES, Case
 from bench.checked import runner_of
-from bench.report import CELL_TITLES, markdown_table, milliseconds
+from bench.report import markdown_table, milliseconds
 from bench.sections import Effort
 from bench.targets import Reached
 from bench.timing import Timing, ratio

@@ -7,8 +7,8 @@ import tempfile
 from importlib.util import find_spec
 
 from bench import fresh
-from bench.cases import CELLS
-from bench.report import CELL_TITLES, markdown_table
+from bench.cases import CELL_TITLES, CELLS
+from bench.report import markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 

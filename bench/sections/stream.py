@@ -10,10 +10,10 @@ from fastrnn.kernels import compiled
 from fastrnn.kernels.record import of_blocks
 
 from bench import timing
-from bench.cases import CELLS, Case, problem
+from bench.cases import CELL_TITLES, CELLS, Case, problem
 from bench.checked import Layer, runner_of, streamed_layer
 from bench.competitors import Runner, absent_competitors, prepare_onnxruntime
-from bench.report import CELL_TITLES, MISSING, markdown_table
+from bench.report import MISSING, markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 from fastrnn.memory import address, empty
@@ -107,7 +107,7 @@ def report(points: list[dict]) -> str:
         "Microseconds a frame, I = H, one thread. *Kernel alone* is the compiled part of a step, called in a compiled "
         "loop. RTNeural's figures are [published](https://github.com/jatinchowdhury18/RTNeural-compare) for another "
         "machine, an Intel i7-8700B, and C++ with sizes known to the compiler; they were not measured here. "
-        "With `out=y` a step allocates nothing, which is for programs that must not wait for memory; it saves no time. "
+        "With `out=y` a step allocates nothing, which is for programs that must not wait for memory. "
         "*ONNX Runtime* and *call* run a sequence of one frame, its arrays bound, and as any other; beside the other "
         "libraries they are in the grid.\n\n" + markdown_table(titles, rows, left=1)
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench import timing
-from bench.cases import CELLS, MODES, Case, problem
+from bench.cases import CELL_TITLES, CELLS, MODES, Case, problem
 from bench.checked import runner_of
 from bench.competitors import Runner, as_in_training, fastrnn_call, fastrnn_layer
-from bench.report import CELL_TITLES, markdown_table
+from bench.report import markdown_table
 from bench.sections import Effort
 from bench.targets import Reached
 from bench.timing import Timing, difference
