@@ -100,7 +100,10 @@ class CpuLayer:
         rows: PackedRows | None,
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Saved | None]:
-        """As `Sequence.forward`."""
+        """As `Sequence.forward`.
+
+        weights  arrays to use in place of the layer's own parameters, C-contiguous, with their shapes and dtype
+        """
         D, R = self.directions, self.output_size
         lead = x.shape[:-1]
         h_0 = states[0]
@@ -140,7 +143,7 @@ class CpuLayer:
         dstates: tuple[np.ndarray | None, ...],
         weights: Directions | None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[dict[str, np.ndarray]]]:
-        """As `Sequence.backward`."""
+        """As `Sequence.backward`; `weights` are those of `forward`, and whoever brings them answers for changes."""
         dflat = np.empty(self.layout.size, self.dtype)
         dx, dstates_0 = self._run_backward(saved, dy, dstates, weights, dflat)
         self.release(saved)

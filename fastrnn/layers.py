@@ -394,7 +394,7 @@ class GRU(Recurrent):
 class RNN(Recurrent):
     """The plain (Elman) recurrent layer: h = tanh(W_ih x + b_ih + W_hh h' + b_hh), where h' is that of the step before.
 
-    nonlinearity  "tanh", or "relu" in its place
+    nonlinearity  "tanh", or "relu" in its place; the fourth argument, as in PyTorch
     The other arguments are those of `LSTM`, but for `proj_size` and `forget_bias`.
     """
 
@@ -405,6 +405,7 @@ class RNN(Recurrent):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
+        nonlinearity: str = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -414,7 +415,6 @@ class RNN(Recurrent):
         dtype: Any = "float32",
         seed: int | None = None,
         backend: str | None = None,
-        nonlinearity: str = "tanh",
     ) -> None:
         self.nonlinearity = validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)

@@ -122,4 +122,4 @@ class LayerParameters:
 def state_widths(name: str, hidden_size: int, proj_size: int) -> tuple[int, ...]:
     """The widths of the states of a cell: (R,), or (R, H) for the LSTM."""
     output_size = proj_size or hidden_size
-    return (output_size, hidden_size) if name == "lstm" else (output_size,)
+    return (output_size, hidden_size) if cell_of(name, projected=False).has_cell_state else (output_size,)

@@ -73,7 +73,7 @@ class Planner:
             return plan
 
     def _make_room(self, needed: int) -> None:
-        """For one more plan that needs so many bytes: the oldest go that have not been used since last looked at here.
+        """For one more plan that needs so many bytes: the oldest go, but for those used since room was made last.
 
         One plan is kept whatever it needs.
         """

@@ -7,7 +7,7 @@ import numpy as np
 from . import reference
 from .kernels.interrupts import interrupts_wait
 from .lengths import PackedRows, Padded
-from .parameters import PARAMETERS_CHANGED, Directions, LayerParameters, ParameterLayout
+from .parameters import PARAMETERS_CHANGED, LayerParameters, ParameterLayout
 
 if TYPE_CHECKING:
     from .cpu import CpuLayer
@@ -38,38 +38,34 @@ class Sequence:
         *,
         save: bool,
         rows: PackedRows | None = None,
-        weights: Directions | None = None,
     ) -> tuple[np.ndarray, States, Any]:
         """Return y (T, B, D*R), the final states, and what `backward` needs: None unless `save`.
 
-        rows     of sequences of different lengths; then x is (N, I), y (N, D*R), and states are in the order of `rows`
-        weights  arrays to use in place of the layer's own parameters, C-contiguous, with their shapes and dtype
+        rows  of sequences of different lengths; then x is (N, I), y (N, D*R), and states are in the order of `rows`
         """
         if x.size == 0:
             y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
             return y, tuple(s.copy() for s in states), _Empty(x, states) if save else None
         if self.backend == "reference":
-            return self._forward_reference(x, states, save, rows, weights)
-        return (self._cpu or self.kernels()).forward(x, states, save, rows, weights)
+            return self._forward_reference(x, states, save, rows)
+        return (self._cpu or self.kernels()).forward(x, states, save, rows, None)
 
     def backward(
         self,
         saved: Any,
         dy: np.ndarray | None,  # (T, B, D*R), C-contiguous; None = zeros
         dstates: OptionalStates,  # C-contiguous; None = zeros
-        *,
-        weights: Directions | None = None,
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
         """Return dx (T, B, I), the gradients of the initial states, and of each direction's parameters.
 
-        `saved` is used up: it may be overwritten. `weights` are those of `forward`. With its `rows`, x, y, dx and dy
-        have N rows. RuntimeError if the layer's own parameters, where it ran with them, have changed since `forward`.
+        `saved` is used up: it may be overwritten. With `rows` of `forward`, x, y, dx and dy have N rows.
+        RuntimeError if the parameters have changed since `forward`.
         """
         if isinstance(saved, _Empty):
             return self._backward_empty(saved, dstates)
         if self.backend == "reference":
             return self._backward_reference(saved, dy, dstates)
-        return self.kernels().backward(saved, dy, dstates, weights)
+        return self.kernels().backward(saved, dy, dstates, None)
 
     def pack(self, padded: Padded, sequence: np.ndarray) -> np.ndarray:
         """As `Padded.pack`, on the backend."""
@@ -98,14 +94,14 @@ class Sequence:
         return self._cpu
 
     def _forward_reference(
-        self, x: np.ndarray, states: States, save: bool, rows: PackedRows | None, weights: Directions | None
+        self, x: np.ndarray, states: States, save: bool, rows: PackedRows | None
     ) -> tuple[np.ndarray, States, Any]:
         """Sequences of different lengths are run one by one, each as a batch of its own."""
         y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
         states_n = tuple(s.copy() for s in states)
         width = self.layout.output_size
         runs = []
-        for d, direction in enumerate(self.parameters.directions if weights is None else weights):
+        for d, direction in enumerate(self.parameters.directions):
             for where, batch in _blocks(rows):
                 initial = tuple(s[d, batch] for s in states)
                 y_d, final, saved = reference.forward(self.layout.name, x[where], initial, direction, reverse=d == 1)
@@ -115,12 +111,12 @@ class Sequence:
                 runs.append((d, where, batch, saved))
         if not save:
             return y, states_n, None
-        return y, states_n, _ReferenceRuns(x, states, runs, self.parameters.flat.tobytes() if weights is None else None)
+        return y, states_n, _ReferenceRuns(x, states, runs, self.parameters.flat.tobytes())
 
     def _backward_reference(
         self, saved: "_ReferenceRuns", dy: np.ndarray | None, dstates: OptionalStates
     ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
-        if saved.parameters is not None and saved.parameters != self.parameters.flat.tobytes():
+        if saved.parameters != self.parameters.flat.tobytes():
             raise RuntimeError(PARAMETERS_CHANGED)
         if dy is None:
             dy = np.zeros((*saved.x.shape[:-1], self.output_size), self.dtype)
@@ -156,7 +152,7 @@ class _ReferenceRuns(NamedTuple):
     x: np.ndarray
     states: States
     runs: list[tuple[int, Any, Any, Any]]  # direction, places in x, rows of the states, what `reference.forward` saved
-    parameters: bytes | None  # as they were, if they are the layer's own
+    parameters: bytes  # as they were
 
 
 class _Empty(NamedTuple):

@@ -67,9 +67,9 @@ class Weights:
         """The matrices of one pass, `forward_layout` or `backward_layout`, as they were packed last, and what must not
         have changed since.
 
-        Arguments as in `current`; and `checksums` that the parameters had a moment ago, if that is known. `current`
-        ones where there are none, or they keep changing but for that moment, or more is to be read than one thread
-        should.
+        Arguments as in `current`; and `checksums` that the parameters had a moment ago, if that is known. As `current`
+        where nothing is packed, where the weights had changed last time and these are not the `checksums` packed from,
+        and where there is so much to read that all threads should.
         """
         directions = self._directions(source)
         known = self._known

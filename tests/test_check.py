@@ -265,14 +265,6 @@ def test_nan_or_infinity_on_one_side_only_fails(given, there, returned, monkeypa
 # Bounds
 
 
-def test_the_table_of_bounds_is_the_designs():
-    assert set(checking.BOUNDS) == set(DTYPES) | {"float16", "bfloat16"}  # the last two on GPUs
-    assert checking.BOUNDS["float64"].least == 1e-12
-    assert checking.BOUNDS["float64"].of_chain == 0.0
-    assert checking.BOUNDS["float32"].of_reference == 4.0
-    assert checking.BOUNDS["float32"].least == 8 * np.finfo(np.float32).eps
-
-
 @pytest.mark.parametrize(
     ("layer", "x", "terms"),
     [

@@ -183,3 +183,21 @@ def test_what_pytorch_has_not_is_refused_by_name():
         fastrnn.to_torch(fastrnn.GRU(2, 3, reset_after=False))
     with pytest.raises(TypeError, match=r"^layer: expected a fastrnn LSTM, GRU or RNN, got dict$"):
         fastrnn.to_torch({})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("LSTM", (3, 5, 2, False, True, 0.5, True, 4)),
+        ("GRU", (3, 5, 2, False, True, 0.5, True)),
+        ("RNN", (3, 5, 2, "relu", False, True, 0.5, True)),
+    ],
+)
+def test_arguments_come_in_pytorchs_order(name, arguments):
+    theirs, ours = (getattr(package, name)(*arguments) for package in (torch.nn, fastrnn))
+    options = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    options += {"LSTM": ("proj_size",), "GRU": (), "RNN": ("nonlinearity",)}[name]
+    assert [getattr(ours, option) for option in options] == [getattr(theirs, option) for option in options]
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: tuple(value.shape) for key, value in theirs.state_dict().items()
+    }

@@ -542,7 +542,7 @@ def test_weights_are_packed_again_only_after_a_change(kind, packings):
     assert len(packings) == 4
     for _ in range(3):
         layer.parameters["weight_hh_l0"][0, 0] += 1
-        run_sequence(layer.sequences[0], problem)
+        run_kernels(layer, problem)
     assert len(packings) == 7  # in training for both passes at once
 
 
@@ -561,7 +561,7 @@ def test_a_training_step_looks_at_changed_weights_once_and_then_within_its_runs(
     for _ in range(4):
         changed[0, 0] += 1
         looks.clear()
-        run_sequence(sequence, problem, weights)
+        run_kernels(layer, problem, weights)
         assert len(looks) == 1  # forward; backward its run looks, and finds none
 
 
@@ -582,10 +582,11 @@ def test_backward_never_runs_with_weights_that_another_run_has_packed_meanwhile(
 # Weights of others
 
 
-def run_sequence(sequence, problem, weights=None):
-    y, states_n, saved = sequence.forward(problem.x, problem.state, save=True, weights=weights)
+def run_kernels(layer, problem, weights=None):
+    kernels = layer.sequences[0].kernels()
+    y, states_n, saved = kernels.forward(problem.x, problem.state, True, None, weights)
     y = y.copy()
-    dx, dstates_0, gradients = sequence.backward(saved, problem.dy, problem.dstate, weights=weights)
+    dx, dstates_0, gradients = kernels.backward(saved, problem.dy, problem.dstate, weights)
     named = dict(enumerate((y, *states_n, dx, *dstates_0)))
     return named | {(d, name): value for d, each in enumerate(gradients) for name, value in each.items()}
 
@@ -593,28 +594,24 @@ def run_sequence(sequence, problem, weights=None):
 @every_dtype
 @every_kind
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, backend, packings):
-    own, others = (
-        make_layer(kind, 5, 21, dtype=dtype, bidirectional=True, bias=bias, seed=seed, backend=backend)
-        for seed in (0, 1)
-    )
+def test_arrays_may_stand_in_for_the_parameters(kind, dtype, bias, packings):
+    own, others = (make_layer(kind, 5, 21, dtype=dtype, bidirectional=True, bias=bias, seed=seed) for seed in (0, 1))
     problem = random_problem(own, 4, 3)
     weights = [
         {name: None if value is None else value.copy() for name, value in direction.items()}
         for direction in others.sequences[0].parameters.directions
     ]
-    expected_own = run_sequence(own.sequences[0], problem)
-    expected = run_sequence(others.sequences[0], problem)
+    expected_own = run_kernels(own, problem)
+    expected = run_kernels(others, problem)
     packings.clear()
     for _ in range(2):
-        assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
-    assert len(packings) == (1 if backend == "cpu" else 0)  # for both passes at once
+        assert_same_bits(run_kernels(own, problem, weights), expected)
+    assert len(packings) == 1  # for both passes at once
     weights[1]["weight_hh"][-1, -1] += 1
     others.parameters["weight_hh_l0_reverse"][-1, -1] += 1
-    changed = run_sequence(others.sequences[0], problem)
-    assert_same_bits(run_sequence(own.sequences[0], problem, weights), changed)
-    assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
+    changed = run_kernels(others, problem)
+    assert_same_bits(run_kernels(own, problem, weights), changed)
+    assert_same_bits(run_kernels(own, problem), expected_own)
 
 
 def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
@@ -623,7 +620,7 @@ def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
     own, others = (make_layer("gru", 5, 21, seed=seed) for seed in (0, 1))
     problem = random_problem(own, 4, 3)
     weights = [dict(others.sequences[0].parameters.directions[0])]
-    expected_own, expected = (run_sequence(layer.sequences[0], problem) for layer in (own, others))
+    expected_own, expected = (run_kernels(layer, problem) for layer in (own, others))
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
@@ -631,9 +628,9 @@ def test_an_interrupt_between_two_sets_of_weights_is_made_good(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Weights, "_arrays", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_sequence(own.sequences[0], problem, weights)
-    assert_same_bits(run_sequence(own.sequences[0], problem, weights), expected)
-    assert_same_bits(run_sequence(own.sequences[0], problem), expected_own)
+            run_kernels(own, problem, weights)
+    assert_same_bits(run_kernels(own, problem, weights), expected)
+    assert_same_bits(run_kernels(own, problem), expected_own)
 
 
 @every_kind

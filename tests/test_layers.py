@@ -740,7 +740,8 @@ def test_copies_are_independent(make, duplicate):
 
 @pytest.mark.parametrize("name", ["layer.npz", "layer", "layer.v2.weights"])
 def test_save_and_load(make, backend, tmp_path, name):
-    layer, x = make(I, H, 2, False, True, 0.5, True), normal(B, T, I)
+    layer = make(I, H, 2, bias=False, batch_first=True, dropout=0.5, bidirectional=True)
+    x = normal(B, T, I)
     path = tmp_path / name
     layer.save(path)
     assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,7 @@
 """What the system says of its processors and their caches."""
 
+from pathlib import Path
+
 import pytest
 
 from fastrnn import processor
@@ -30,7 +32,11 @@ def test_a_usual_size_stands_in_for_what_is_not_said(tmp_path, caches):
 
 
 def test_this_machine_has_one():
-    assert 1 << 15 <= second_level_cache() <= 1 << 28
+    folder = Path("/sys/devices/system/cpu/cpu0/cache")
+    sizes = [path.read_text() for path in folder.glob("index*/size") if (path.parent / "level").read_text() == "2\n"]
+    if not sizes:
+        pytest.skip("the system does not say")
+    assert f"{second_level_cache() >> 10}K\n" in sizes
 
 
 # control group of the process, {file: text} below the root, processors

@@ -26,6 +26,7 @@ from conftest import (
     outputs,
     random_problem,
 )
+from fastrnn.kernels.block import X_CHUNK
 from fastrnn.kernels.target import vector_unit
 
 from fastrnn.plans import Plan
@@ -164,7 +165,7 @@ def test_gradients_in_time_do_not_depend_on_a_cut(kind, dtype, cut):
 @every_dtype
 @every_kind
 @pytest.mark.parametrize("steps", [1, 3, 8])
-def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, teams, monkeypatch):
+def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, steps, threads, monkeypatch):
     from fastrnn import planner, sharing
 
     T, B, I, H, _ = SHARING["by_rows"]
@@ -172,11 +173,15 @@ def test_the_sums_of_the_inputs_may_be_made_in_chunks_of_any_size(kind, dtype, s
     problem = random_problem(whole, T, B)
     threads(2)
     expected = everything(whole, problem)
-    numbers = B * whole.sequences[0].layout.cell.gates * -(-H // 16) * 16  # of a step
+    sequence = whole.sequences[0]
+    numbers = B * sequence.layout.cell.gates * sequence.kernels().weights.forward_layout.padded  # of a step
     monkeypatch.setattr(sharing.Sharing, "rows_for_sums_within", lambda rules, parts: planner.NEVER)
     monkeypatch.setattr(planner, "_X_SUMS_BYTES", steps * numbers * whole.dtype.itemsize)
     in_chunks = make_layer(kind, I, H, bidirectional=True, dtype=dtype)
     assert_same_bits(everything(in_chunks, problem), expected)
+    plans = in_chunks.sequences[0].kernels()._planner._plans
+    assert {plan.template._words[X_CHUNK] for (kind, *_), plan in plans.items() if kind.forward} == {steps * B}
+    assert steps < T
 
 
 @every_dtype

@@ -568,14 +568,13 @@ def test_each_of_many_callers_may_bring_weights_of_its_own(threads):
     """While others make the layer look at theirs, or at its own parameters."""
     threads(1)
     layer, problem = shared("by_rows")
-    sequence = layer.sequences[0]
-    own = sequence.parameters.directions
+    kernels, own = layer.sequences[0].kernels(), layer.sequences[0].parameters.directions
     sources = [None, *({name: scale * array for name, array in own[0].items()} for scale in (0.5, -1, 2))]
     sources = [None if source is None else [source] for source in sources]
 
     def run(source):
-        y, states_n, saved = sequence.forward(problem.x, problem.state, save=True, weights=source)
-        dx, _, _ = sequence.backward(saved, problem.dy, problem.dstate, weights=source)
+        y, states_n, saved = kernels.forward(problem.x, problem.state, True, None, source)
+        dx, _, _ = kernels.backward(saved, problem.dy, problem.dstate, source)
         return {"y": y, "state": states_n[0], "dx": dx}
 
     expected = [run(source) for source in sources]

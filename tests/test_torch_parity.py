@@ -69,8 +69,8 @@ class Case(NamedTuple):
         return getattr(fastrnn, name)(
             *self.sizes[2:],
             self.layers,
-            self.bias,
-            self.batch_first,
+            bias=self.bias,
+            batch_first=self.batch_first,
             bidirectional=self.bidirectional,
             dtype=self.dtype,
             seed=0,

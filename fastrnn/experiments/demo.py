@@ -13,7 +13,7 @@ from types import FrameType
 import numpy as np
 
 from fastrnn.blas import use_one_thread
-from fastrnn.commands.display import Display, best_display
+from fastrnn.commands.display import Display, best_display, count
 from fastrnn.commands.numbers import above_zero, integer, not_negative
 from fastrnn.threads import get_num_threads, set_num_threads
 
@@ -111,7 +111,7 @@ def _train(arguments: argparse.Namespace) -> int:
     show = best_display(arguments.plain)
     learnt, held_out = f"{len(split.train):,}", f"{len(split.held_out):,}"
     show.say(f"Python's language reference: {learnt} characters to learn from, {held_out} held out")
-    show.say(f"{_description(model)}, {_count(get_num_threads(), 'thread')}")
+    show.say(f"{_description(model)}, {count(get_num_threads(), 'thread')}")
     with show.waiting("Preparing the kernels, which are compiled once on each machine"):
         model.warm_up(arguments.batch, arguments.steps)
 
@@ -184,13 +184,9 @@ def _show_sample(show: Display, model: CharacterModel, arguments: argparse.Names
 
 
 def _description(model: CharacterModel) -> str:
-    layers = _count(model.options["num_layers"], "layer")
+    layers = count(model.options["num_layers"], "layer")
     name = model.options["cell"].upper()
     return f"{name}, {layers} of {model.options['hidden_size']} units, {model.num_parameters:,} parameters"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class _Interrupt:

@@ -47,8 +47,8 @@ def layer_of(
         options["reset_after"] = reset_after
     elif cell == "rnn":
         options["nonlinearity"] = nonlinearity
-    sizes = (W.shape[1], R.shape[1], len(weights), bool(biases))
-    layer = CLASSES[cell](*sizes, bidirectional=len(weights[0]) == 2, dtype=W.dtype, **options)
+    options |= {"num_layers": len(weights), "bias": bool(biases), "bidirectional": len(weights[0]) == 2}
+    layer = CLASSES[cell](W.shape[1], R.shape[1], dtype=W.dtype, **options)
     inverse = tuple(int(place) for place in np.argsort(gates))
     layer.load_state_dict(
         {

@@ -207,7 +207,7 @@ def _three_quarters(results: Results) -> list[Test]:
     low, high = TIME_RANGE
     return [
         _test(
-            f"its layer has 3/4 of the parameters within {PARAMETERS_TOLERANCE}",
+            f"counted: its layer has 3/4 of the parameters within {PARAMETERS_TOLERANCE}",
             measured, lambda: abs(ratio(lambda c: c.parameters) - 0.75) <= PARAMETERS_TOLERANCE,
             lambda: f"{ratio(lambda c: c.parameters):.3f}",
         ),
@@ -251,7 +251,7 @@ def _interfaces(results: Results) -> list[Test]:
             lambda: "; ".join(f"{TITLES[n]} {costs[n].inputs} in, {costs[n].outputs} out" for n in ("lstm", "gru")),
         ),
         _test(
-            "of a stream, the LSTM carries twice as many bytes from step to step at equal size",
+            "counted: of a stream, the LSTM carries twice as many bytes from step to step at equal size",
             measured, lambda: costs["lstm"].state_bytes == 2 * costs["gru"].state_bytes,
             lambda: f"{costs['lstm'].state_bytes} and {costs['gru'].state_bytes} bytes at {costs['gru'].hidden} units",
         ),

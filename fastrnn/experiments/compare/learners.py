@@ -10,6 +10,7 @@ from fastrnn.experiments import text
 from fastrnn.experiments.baselines import NGram
 from fastrnn.experiments.character_model import CharacterModel
 from fastrnn.experiments.optimizers import Arrays
+from fastrnn.parameters import ParameterLayout
 
 from .contenders import CONTENDERS, Contender, matching_size
 from .sequence_model import Layer, SequenceModel
@@ -67,7 +68,8 @@ def hidden_size(task: str, contender: str, settings: Settings) -> int:
 
 
 def _layer_parameters(cell: str, inputs: int, hidden: int) -> int:
-    return {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden * (inputs + hidden + 2)
+    name = "rnn_tanh" if cell == "rnn" else cell
+    return ParameterLayout(name, inputs, hidden, 0, bias=True, num_directions=1).size
 
 
 def _sequence_parameters(task: str, settings: Settings, cell: str, hidden: int) -> int:
