@@ -74,10 +74,11 @@ class Stream(FrameByFrame):
                 raise ValueError("out: expected a writeable array, got a read-only one")
         self._x[...] = x
         self._run(self._turn)
-        self._turn = 1 - self._turn
         if out is None:
-            return y.copy()
-        out[...] = y
+            out = y.copy()
+        else:
+            out[...] = y
+        self._turn = 1 - self._turn  # last: no call follows, after which Python would hear an interrupt
         return out
 
     @property

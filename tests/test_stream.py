@@ -77,26 +77,38 @@ def test_memory_that_the_kernels_read_lives_as_long_as_the_stream():
     np.testing.assert_array_equal(np.stack([stream.step(frame) for frame in x]), expected)
 
 
+class Interrupted(np.ndarray):
+    """Its copy is made, and then an interrupt is heard."""
+
+    def copy(self):
+        super().copy()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", ["run", "copy"])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_an_interrupted_step_leaves_the_state_as_it_was(kind, backend):
-    """One comes when the kernel has returned: Python looks for signals then."""
+def test_an_interrupted_step_leaves_the_state_as_it_was(kind, backend, after):
+    """Python looks for signals when a call has returned: that of the kernel, or the last one."""
     layer = make_layer(kind, 3, 5, num_layers=2, backend=backend)
     x = random_problem(layer, 3, 1).x[:, 0]
     other = layer.stream()
     expected = [other.step(frame) for frame in x]
     stream = layer.stream()
     stream.step(x[0])
-    before, run = as_tuple(stream.state), stream._run
+    before, run, outputs = as_tuple(stream.state), stream._run, stream._flat_outputs
 
     def interrupted(turn):
         run(turn)
         raise KeyboardInterrupt
 
-    stream._run = interrupted
+    if after == "run":
+        stream._run = interrupted
+    else:
+        stream._flat_outputs = [y.view(Interrupted) for y in outputs]
     with pytest.raises(KeyboardInterrupt):
         stream.step(x[1])
-    stream._run = run
+    stream._run, stream._flat_outputs = run, outputs
     assert_same_bits(dict(enumerate(as_tuple(stream.state))), dict(enumerate(before)))
     for frame, y in zip(x[1:], expected[1:], strict=True):
         np.testing.assert_array_equal(stream.step(frame), y)
