@@ -29,11 +29,14 @@ def class_name(kind: type) -> str:
 
 
 def path(value: Any) -> str:
-    """TypeError unless it names a file; bytes are decoded."""
+    """TypeError or ValueError unless it names a file; bytes are decoded."""
     try:
-        return os.fsdecode(value)
+        name = os.fsdecode(value)
     except TypeError:
         raise TypeError(f"path: expected a str, bytes or os.PathLike, got {type(value).__name__}") from None
+    if "\0" in name:
+        raise ValueError(f"path: expected a name without null characters, got {name!r}")
+    return name
 
 
 def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:

@@ -14,6 +14,7 @@ from .templates import At, Word
 _PIECE_BYTES = 1 << 18
 _ENOUGH_TO_CHECK_TOGETHER = 1 << 21
 _WORD = 8
+_BEHIND = b":"  # the name of the kernel that took them, checksums follow
 
 
 class Pieces(NamedTuple):
@@ -22,10 +23,18 @@ class Pieces(NamedTuple):
     table: np.ndarray  # (number * PIECE_WORDS,) int64, as `kernels/checksum.py` has it
     number: int
     address: int  # of the table
-    checksums: bytes
+    checksums: bytes  # behind the name of the kernel that took them
 
 
 NOTHING = Pieces(np.zeros(0, np.int64), 0, 0, b"")
+
+
+def may_be_same(one: bytes, other: bytes) -> bool:
+    """Whether memory with these checksums may have the same contents. It may if they were taken in different ways.
+
+    (What was pickled on one kind of processor can be loaded on another.)
+    """
+    return one == other or one.partition(_BEHIND)[0] != other.partition(_BEHIND)[0]
 
 
 class Watched:
@@ -40,7 +49,9 @@ class Watched:
         ]
         self._number = len(table) // checksum.PIECE_WORDS
         words: list[Word] = [checksum.NOT_KNOWN, self._number, At("words", _WORD * checksum.BLOCK_WORDS), *table]
-        self._look = Prepared(checksum.kernel_name(), words)
+        name = checksum.kernel_name()
+        self._way = name.encode() + _BEHIND
+        self._look = Prepared(name, words)
         # whether all threads take them
         self.together = sum(array.nbytes for array in arrays) >= _ENOUGH_TO_CHECK_TOGETHER
 
@@ -48,4 +59,4 @@ class Watched:
         """The pieces and their checksums as they are now, taken by so many threads."""
         table = self._look.run(number)[checksum.BLOCK_WORDS :]
         checksums = table.reshape(self._number, checksum.PIECE_WORDS)[:, checksum.CHECKSUM :]
-        return Pieces(table, self._number, address(table), checksums.tobytes())
+        return Pieces(table, self._number, address(table), self._way + checksums.tobytes())

@@ -345,6 +345,12 @@ def test_load_refuses_another_class(path):
         fastrnn.LSTM.load(path)
 
 
+@pytest.mark.parametrize("use", [fastrnn.LSTM.load, fastrnn.LSTM(I, H).save, fastrnn.load_safetensors])
+def test_no_file_has_a_null_character_in_its_name(use):
+    with pytest.raises(ValueError, match=r"path: expected a name without null characters, got 'a\\x00b'"):
+        use("a\0b")
+
+
 def _write_text(path):
     path.write_text("not a layer")
 

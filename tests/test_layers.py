@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from fastrnn.kernels import checksum
 
 import fastrnn
 from fastrnn import files
@@ -415,6 +416,23 @@ def test_a_copied_backward_has_its_own_memory(make, duplicate, lengths):
     assert_same(gradients.parameters, backward(dy).parameters)
     with pytest.raises(RuntimeError, match="already called"):
         copied(dy)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_backward_pickled_on_another_kind_of_processor_is_of_use(make, recompute, monkeypatch):
+    """Where weights are watched in another way: whether they have changed cannot be told, so they have not."""
+    if checksum.kernel_name() == "checksum products":
+        pytest.skip("this processor has but the one way that all have")
+    layer = make(I, H, 2)
+    if recompute and layer.backend == "reference":
+        pytest.skip("the reference keeps every step")
+    (y, _), backward = layer.vjp(normal(T, B, I), recompute=recompute)
+    there = pickle.dumps(backward)
+    expected = backward(np.ones_like(y))
+    monkeypatch.setattr(checksum, "kernel_name", lambda: "checksum products")
+    gradients = pickle.loads(there)(np.ones_like(y))
+    assert_same(gradients.x, expected.x)
+    assert_same(gradients.parameters, expected.parameters)
 
 
 def test_a_shallow_copy_of_backward_is_refused(lstm):
