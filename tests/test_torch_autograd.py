@@ -246,6 +246,31 @@ def test_several_forward_passes_before_the_backward_ones(kind):
     assert_same(found[1], found[0])
 
 
+class Stopped(torch.autograd.Function):
+    """Hands on no gradient at all."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_where_no_gradient_comes_none_goes_on(name):
+    """Zeros would let an optimiser's momentum move the parameters."""
+    for library in (torch.nn, fast):
+        module = getattr(library, name)(4, 6)
+        x = normal(3, 4, dtype=torch.float32)
+        first, *_ = tensors_of(module(x))
+        Stopped.apply(first).sum().backward()
+        assert [tensor.grad for tensor in (x, *module.parameters())] == [None] * 5
+        with pytest.raises(RuntimeError, match=TWICE):
+            first.sum().backward()
+
+
 def test_gradients_accumulate():
     theirs, ours = pair("lstm", 4, 7, num_layers=2, dtype=torch.float64)
     x = normal(5, 3, 4)

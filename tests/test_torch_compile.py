@@ -423,3 +423,36 @@ def test_compiled_autograd_takes_what_ran_eagerly(name):
             loss.backward()
         gradients.append([parameter.grad.clone() for parameter in module.parameters()])
     assert all(map(torch.equal, *gradients))
+
+
+AFTER_A_REFUSAL = """
+import torch, fastrnn.torch
+module = fastrnn.torch.{name}(3, 5)
+x = torch.randn(6, 3)
+compiled = torch.compile(module, backend="aot_eager")
+for frozen in (False, True):
+    module.requires_grad_(not frozen)
+    try:
+        compiled({strange})
+    except (RuntimeError, ValueError):
+        pass
+    outputs, expected = ([*map(torch.atleast_2d, call(x))] for call in (compiled, module))
+    for one, other in zip(outputs, expected):
+        torch.testing.assert_close(one, other)
+    if not frozen:
+        outputs[0].sum().backward()
+        assert module.bias_{suffix}.grad.any()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "strange"),
+    [("GRU", "hh_l0", "x.to_sparse()"), ("LSTMCell", "hh", "torch.nested.nested_tensor([x, x[:2]])")],
+)
+def test_a_graph_that_was_refused_harms_no_later_call(name, suffix, strange):
+    """Dynamo has given up on `forward` then, and takes what that calls frame by frame: it would read its own tensors.
+
+    In a process of its own, which that would bring down.
+    """
+    program = AFTER_A_REFUSAL.format(name=name, suffix=suffix, strange=strange)
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -602,6 +602,7 @@ def test_torchscript_does_not_pass_over_the_forward_of_a_subclass(module):
 AUTOCAST = [
     *(("padded", dtype) for dtype in (None, torch.float32, torch.bfloat16)),
     *(("packed", dtype) for dtype in (None, torch.float32)),
+    ("packed, of equal lengths", None),
 ]
 
 
@@ -611,7 +612,7 @@ AUTOCAST = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
     # PyTorch takes oneDNN's LSTM for these, which raises without AVX-512
-    one_dnn = kind == "lstm" and layout == "padded" and x_dtype == torch.float32
+    one_dnn = kind == "lstm" and layout != "packed" and x_dtype == torch.float32
     if one_dnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("PyTorch's own LSTM cannot do this in bfloat16 on this processor")
     theirs, ours = pair(kind, 4, 7, num_layers=2, bidirectional=True)
@@ -621,7 +622,8 @@ def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
     found = []
     count = spied_layers(monkeypatch)
     for module in (theirs, ours):
-        given = x if layout == "padded" else torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3, 2]))
+        lengths = torch.tensor([5, 3, 2] if layout == "packed" else [5, 5, 5])
+        given = x if layout == "padded" else torch.nn.utils.rnn.pack_padded_sequence(x, lengths)
         with torch.autocast("cpu", torch.bfloat16):
             found.append(everything(module, given, state, inputs=inputs))
     assert count == [2]

@@ -93,6 +93,9 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
     x, *tensors = ctx.saved_tensors
     layer, arrays, rows, step, turned, number = ctx.call
     states, weights = tensors[:number], tensors[number:]
+    if all([d is None for d in doutputs]):  # a later node has stopped the gradient, and so does torch.nn
+        _let_go(ctx)
+        return None, None, *[None] * len(tensors)
     inputs = ctx.inputs  # another thread may let go of them
     if _places((x, *tensors)) != ctx.places:
         if ctx.hooked or not _are_there([array for direction in arrays for array in direction.values()]):

@@ -9,9 +9,17 @@ from fastrnn.kernels.cells import CELLS
 
 from . import autograd, operators
 from .arguments import fit, present_weights
+from .dynamo import keep_outside_graph
 from .fx import in_fx_graph
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, graph_is_recorded, kernels_may_run, transforms_in_graph
+from .modes import (
+    autocast_applies,
+    autocast_dtypes,
+    dynamo_at_work,
+    graph_is_recorded,
+    kernels_may_run,
+    transforms_in_graph,
+)
 from .original import as_torch_nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -22,10 +30,19 @@ class _Cell(torch.nn.RNNCellBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As torch.nn's."""
-        compiling = torch.compiler.is_compiling()
-        followed = torch.compiler.is_exporting() or transforms_in_graph() if compiling else not kernels_may_run()
-        if not followed:
-            result = self._run(input, hx, compiling)
+        if torch.compiler.is_compiling():
+            followed = torch.compiler.is_exporting() or transforms_in_graph()
+            result = None if followed else self._run(input, hx, compiling=True)
+            return super().forward(input, hx) if result is None else result
+        return self._eager(input, hx) if dynamo_at_work() is None else self._forward_outside_graph(input, hx)
+
+    def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
+        """Dynamo is told to leave this, and all that it calls, alone."""
+        return self._eager(input, hx)
+
+    def _eager(self, input: Any, hx: Any) -> Any:
+        if kernels_may_run():
+            result = self._run(input, hx)
             if result is not None:
                 return result
         node = in_fx_graph(self, input, hx)
@@ -39,7 +56,7 @@ class _Cell(torch.nn.RNNCellBase):
         """The cell's name there."""
         raise NotImplementedError
 
-    def _run(self, x: Any, hx: Any, compiling: bool) -> Any:
+    def _run(self, x: Any, hx: Any, compiling: bool = False) -> Any:
         """The next state; None for what the kernels cannot do."""
         cell = self._kernels()
         number = 2 if cell == "lstm" else 1
@@ -105,3 +122,6 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
     def _kernels(self) -> str:
         return f"rnn_{self.nonlinearity}"
+
+
+keep_outside_graph(_Cell, "_forward_outside_graph")

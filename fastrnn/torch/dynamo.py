@@ -72,16 +72,28 @@ class _Loader(Loader):
         self._then()
 
 
-def let_dynamo_trace(module_class: type[torch.nn.Module], outside_graph: str) -> None:
-    """Do not leave the graph at instances of that class, but for its method `outside_graph`."""
-    action = functools.partial(_tell_dynamo, module_class, outside_graph)
+def let_dynamo_trace(module_class: type[torch.nn.Module]) -> None:
+    """Do not leave the graph at instances of that class."""
+    _when_imported(functools.partial(_let_trace, module_class))
+
+
+def keep_outside_graph(module_class: type[torch.nn.Module], method: str) -> None:
+    """Leave the graph at that method, and all that it calls alone."""
+    _when_imported(functools.partial(_keep_outside, module_class, method))
+
+
+def _when_imported(action: Callable[[], None]) -> None:
     if _NAME in sys.modules:
         action()
     else:
         sys.meta_path.insert(0, _Watcher(action))
 
 
-def _tell_dynamo(module_class: type[torch.nn.Module], outside_graph: str) -> None:
+def _keep_outside(module_class: type[torch.nn.Module], method: str) -> None:
+    setattr(module_class, method, torch.compiler.disable(getattr(module_class, method)))
+
+
+def _let_trace(module_class: type[torch.nn.Module]) -> None:
     try:
         from torch._dynamo.variables.builder import VariableBuilder
 
@@ -98,7 +110,6 @@ def _tell_dynamo(module_class: type[torch.nn.Module], outside_graph: str) -> Non
             return wrap_module(self, value)
 
     VariableBuilder.wrap_module = wrap  # type: ignore[method-assign]
-    setattr(module_class, outside_graph, torch.compiler.disable(getattr(module_class, outside_graph)))
     autograd.go_back_outside_graph = torch.compiler.disable(autograd.go_back)  # compiled autograd traces what it can
     for function in (modes.transforms_in_graph, modes.one_dnn_runs):
         torch.compiler.assume_constant_result(function)  # marks it

@@ -19,6 +19,11 @@ def kernels_may_run() -> bool:
     )
 
 
+# What Dynamo does with the frames of this thread: None where it is not at work. After it has given up on a frame, it
+# still takes those that the frame calls, one by one, where nobody says that they are being compiled.
+dynamo_at_work = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+
+
 def graph_is_recorded() -> bool:
     """Whether what is computed becomes a node in the graph: in inference mode not even where `enable_grad` is inside.
 

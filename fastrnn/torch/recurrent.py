@@ -12,10 +12,17 @@ from fastrnn.parameters import state_widths
 
 from . import autograd, operators
 from .arguments import fit, packed_rows, present_weights
-from .dynamo import let_dynamo_trace
+from .dynamo import keep_outside_graph, let_dynamo_trace
 from .fx import in_fx_graph
 from .layer import layers_as_before, layers_of
-from .modes import autocast_applies, autocast_dtypes, kernels_may_run, one_dnn_runs, transforms_in_graph
+from .modes import (
+    autocast_applies,
+    autocast_dtypes,
+    dynamo_at_work,
+    kernels_may_run,
+    one_dnn_runs,
+    transforms_in_graph,
+)
 from .original import as_torch_nn
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
@@ -31,6 +38,13 @@ class _Recurrent(torch.nn.RNNBase):
                 return super().forward(input, hx)
             result = None if isinstance(input, PackedSequence) else self._run(input, hx, None, compiling=True)
             return self._forward_outside_graph(input, hx) if result is None else result
+        return self._eager(input, hx) if dynamo_at_work() is None else self._forward_outside_graph(input, hx)
+
+    def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
+        """Dynamo is told to leave this, and all that it calls, alone."""
+        return self._eager(input, hx)
+
+    def _eager(self, input: Any, hx: Any) -> Any:
         if not kernels_may_run():
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -51,9 +65,6 @@ class _Recurrent(torch.nn.RNNBase):
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """What torch.jit.script compiles in place of this."""
         return as_torch_nn(self)
-
-    def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
-        return self.forward(input, hx)
 
     def _run(self, x: Any, hx: Any, rows: PackedRows | None, compiling: bool = False) -> Any:
         """y and the final state in the layout of x and hx; None for what the kernels cannot do.
@@ -76,7 +87,8 @@ class _Recurrent(torch.nn.RNNBase):
             return None
         states, dtypes = () if states is None else tuple(states), None
         if autocast:
-            one_dnn = not self.proj_size and rows is None and one_dnn_runs(x.dtype)
+            equal = rows is None or rows.total == rows.steps * rows.batch  # lengths
+            one_dnn = equal and not self.proj_size and one_dnn_runs(x.dtype)
             dtypes = autocast_dtypes(cell, self.proj_size > 0, x, states, one_dnn=one_dnn)
             if dtypes is None:
                 return None
@@ -160,4 +172,5 @@ class RNN(_Recurrent, torch.nn.RNN):
     """torch.nn.RNN on the kernels of fastrnn. Arguments, attributes and results are the same."""
 
 
-let_dynamo_trace(_Recurrent, outside_graph="_forward_outside_graph")
+let_dynamo_trace(_Recurrent)
+keep_outside_graph(_Recurrent, "_forward_outside_graph")
