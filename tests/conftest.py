@@ -1,6 +1,7 @@
 """What several test files use: layers of every kind, random problems for them, and all that a run computes."""
 
 import os
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,10 @@ import fastrnn
 
 # Teams of up to four threads are tested on any machine. Numba reads this when it is first imported: not by now.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(4, os.cpu_count() or 1)))
+
+# A shell has what a script runs in the background ignore Ctrl-C, and some tests wait for it to be heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("lstm", "lstmp", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu")
 DTYPES = ("float32", "float64")
