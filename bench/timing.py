@@ -55,26 +55,14 @@ class Timing:
 
     def part(self, parts: int) -> Timing:
         """Of one of so many equal parts of the call."""
-        return Timing(
-            self.median / parts,
-            self.p10 / parts,
-            self.p90 / parts,
-            self.rounds,
-            self.repetitions,
-            [_rounded(s / parts) for s in self.samples],
-        )
+        return summarize([s / parts for s in self.samples], self.repetitions)
 
 
 def summarize(samples: list[float], repetitions: int) -> Timing:
     """Statistics of samples in seconds for one call."""
     p10, median, p90 = np.percentile(samples, (10, 50, 90))
-    kept = [_rounded(s) for s in samples]
+    kept = [float(f"{s:.6g}") for s in samples]  # finer than any clock, and short in a file
     return Timing(float(median), float(p10), float(p90), len(samples), repetitions, kept)
-
-
-def _rounded(seconds: float) -> float:
-    """To six digits: finer than any clock, and short in a file."""
-    return float(f"{seconds:.6g}")
 
 
 def ratio(one: Timing, other: Timing) -> float:

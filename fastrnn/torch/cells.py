@@ -36,10 +36,6 @@ class _Cell(torch.nn.RNNCellBase):
             return super().forward(input, hx) if result is None else result
         return self._eager(input, hx) if dynamo_at_work() is None else self._forward_outside_graph(input, hx)
 
-    def _forward_outside_graph(self, input: Any, hx: Any) -> Any:
-        """Dynamo is told to leave this, and all that it calls, alone."""
-        return self._eager(input, hx)
-
     def _eager(self, input: Any, hx: Any) -> Any:
         if kernels_may_run():
             result = self._run(input, hx)
@@ -47,6 +43,8 @@ class _Cell(torch.nn.RNNCellBase):
                 return result
         node = in_fx_graph(self, input, hx)
         return super().forward(input, hx) if node is None else node
+
+    _forward_outside_graph = _eager  # the same, and Dynamo is told to leave it alone, and all that it calls
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """What torch.jit.script compiles in place of this."""
