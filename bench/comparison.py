@@ -24,6 +24,24 @@ def times_faster(measurement: Measurement, peer: str | None = None) -> float | N
     return min(ratio(timed, timings[OURS]) for timed in peers)
 
 
+def undisturbed_times_faster(measurement: Measurement) -> float | None:
+    """The best peer's time over fastrnn's, both of their best rounds; None where either was not timed."""
+    peer = _best_peer(measurement)
+    return None if peer is None or OURS not in measurement.timings else peer / measurement.timings[OURS].best
+
+
+def times_faster_at_limit(measurement: Measurement, results: Results) -> float | None:
+    """The best peer's time, of its best round, over the least that this machine could take for the case."""
+    peer = _best_peer(measurement)
+    if peer is None or not results.limits.covers(measurement.case):
+        return None
+    return peer / least_seconds(measurement.case, results.limits)
+
+
+def _best_peer(measurement: Measurement) -> float | None:
+    return min((timed.best for name, timed in measurement.timings.items() if name != OURS), default=None)
+
+
 def flop_rate(measurement: Measurement) -> float | None:
     """FLOP/s of fastrnn's products."""
     return measurement.case.flops / measurement.timings[OURS].median if OURS in measurement.timings else None

@@ -11,9 +11,16 @@ from pathlib import Path
 
 from bench import comparison, plot
 from bench.cases import CELL_TITLES
-from bench.comparison import geometric_mean, grouped, share_of_limit, times_faster
+from bench.comparison import (
+    geometric_mean,
+    grouped,
+    share_of_limit,
+    times_faster,
+    times_faster_at_limit,
+    undisturbed_times_faster,
+)
 from bench.competitors import LABELS, OURS
-from bench.grid_targets import targets
+from bench.grid_targets import GOALS, MEANS, targets
 from bench.machine import ROOT, busy
 from bench.results import Measurement, Results
 from bench.targets import Reached
@@ -47,6 +54,10 @@ bandwidth as measured in the same run, an estimate: the products at the peak, or
 sequence from the cache they fit in, whichever is longer (training reads both once more and writes their gradients).
 A limit is the best of many measurements, so what is held against it is the best round, and that of one thread is held
 against that of two: on a machine that others work on too, the median says more of them than of the code."""
+CEILING = """\
+A program that ran at this machine's limit, as [estimated below](#how-it-was-measured), at every point with H >= 128
+would be so many times as fast as the best peer there; times are those of the best rounds. (For smaller layers the limit
+leaves out what takes longest: the call, and what a step does besides its products.)"""
 BY_ROUND = "*faster* is the median of the ratios round by round, for slow moments that outlast a round fall on both"
 OF_MEDIANS = "*faster* is the ratio of medians"
 
@@ -102,6 +113,8 @@ def performance_page(results: Results, name: str = PAGE) -> str:
         "## Targets",
         f"Frame by frame, growth, float64, memory and start-up are [measured apart]({details_page(name)}).",
         targets_section(targets(results)),
+        CEILING,
+        ceiling_table(results),
         "## All points",
         "Times are medians in milliseconds; *faster* is the best peer's time over fastrnn's.",
     ]
@@ -177,6 +190,19 @@ def targets_section(all_reached: Sequence[Reached]) -> str:
     short = [line for reached in all_reached if (line := reached.shortfall())]
     titles = ("target", "points that meet it", "share")
     return "\n\n".join([markdown_table(titles, [reached.row() for reached in all_reached]), *short])
+
+
+def ceiling_table(results: Results) -> str:
+    """What the machine's limit leaves to be reached, and how much of it is."""
+    rows = []
+    large = [m for m in results.measurements if m.case.H >= 128]
+    for (mode, threads), measurements in grouped(large, lambda m: (m.case.mode, m.case.threads)).items():
+        limits = [times_faster_at_limit(m, results) for m in measurements]
+        ours = geometric_mean(undisturbed_times_faster(m) for m in measurements)
+        row = [mode, threads, len(measurements), times(ours), times(geometric_mean(limits)), f"{MEANS[mode]:g}x"]
+        rows.append([*row, sum(limit is not None and limit < GOALS[mode] for limit in limits)])
+    titles = ("mode", "threads", "points", "fastrnn, mean", "at the limit, mean", "wanted, of all points")
+    return markdown_table((*titles, "points whose limit is below their own target"), rows, left=1)
 
 
 def points_table(measurements: Sequence[Measurement], results: Results) -> str:

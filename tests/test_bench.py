@@ -471,6 +471,29 @@ def test_the_page_states_ratios_targets_and_where_they_come_from(tmp_path):
         assert fact in page
 
 
+def test_the_page_says_what_the_machines_limit_leaves_to_be_reached():
+    hopeless = replace(FORWARD, timings={"fastrnn": timed(35.0), "jax": timed(36.0), "torch": timed(99.0)})
+    page = report.performance_page(synthetic(FORWARD, hopeless, TRAINING, FRAME))  # the frame's H is too small
+    least = FORWARD.case.flops / 100e9
+    limits = [1e-3 * best / least for best in (90.0, 0.9 * 36.0)]
+    ours = (100 / 50 * 36 / 35) ** 0.5
+    assert limits[0] > 1.15 > limits[1]
+    mean = (limits[0] * limits[1]) ** 0.5
+    assert rows(page, "forward", "1", "2") == [f"| forward | 1 | 2 | {ours:.2f}x | {mean:.2f}x | 2x | 1 |"]
+    assert rows(page, "training", "1", "1") == [f"| training | 1 | 1 | 0.80x | {0.072 / least / 3:.2f}x | 5x | 1 |"]
+    assert not rows(page, "forward", "2", "1")
+
+
+def test_what_was_not_timed_has_no_ratio_to_the_limit():
+    alone = replace(FORWARD, timings={"fastrnn": timed(35.0)})
+    run = synthetic(alone)
+    assert comparison.times_faster_at_limit(alone, run) is None
+    assert comparison.undisturbed_times_faster(alone) is None
+    other = replace(FORWARD, case=replace(FORWARD.case, dtype="float64"))
+    assert comparison.times_faster_at_limit(other, run) is None
+    assert comparison.undisturbed_times_faster(replace(FORWARD, timings={"torch": timed(35.0)})) is None
+
+
 @pytest.mark.parametrize("arguments", [["--sections", "stream"], ["--report-only"]])
 def test_another_machines_page_is_not_replaced_by_a_part_or_by_old_results(arguments, monkeypatch):
     monkeypatch.setattr(command, "shown_on", lambda page: {"other-machine", "other-machine-stream"})
