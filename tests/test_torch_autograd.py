@@ -422,6 +422,41 @@ def test_no_grad_and_inference_mode():
             module(inference)
 
 
+@pytest.mark.parametrize("name", ["GRU", "RNN", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("trained", ["x", "state", "bias"])
+def test_what_inference_mode_made_may_go_where_no_matrix_is_trained(name, trained):
+    """PyTorch's LSTM and LSTMCell save such tensors in any case, and raise."""
+    results = []
+    lead = (2,) if "Cell" in name else (5, 2)
+    for library in (torch.nn, fast):
+        torch.manual_seed(0)
+        module = getattr(library, name)(4, 7).requires_grad_(False)
+        with torch.inference_mode():
+            x, h_0 = torch.ones(*lead, 4), torch.full((*(() if "Cell" in name else (1,)), 2, 7), 0.5)
+        bias = next(p for n, p in module.named_parameters() if "bias_ih" in n)
+        leaf = {"x": x, "state": h_0, "bias": bias}[trained].clone().requires_grad_()
+        if trained == "bias":
+            leaf = bias.requires_grad_()
+        tensors_of(module(leaf if trained == "x" else x, leaf if trained == "state" else h_0))[0].sum().backward()
+        results.append(leaf.grad)
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}], ids=str)
+@pytest.mark.parametrize("lengths", [[1, 1], [2, 1], None], ids=["packed ones", "packed", "one step"])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_a_projection_that_the_cell_state_does_not_depend_on_has_no_gradient(options, lengths):
+    """Zeros would let weight decay and momentum move it."""
+    theirs, ours = pair("lstm", 4, 7, proj_size=3, **options)
+    x = normal(2, 2, 4, dtype=torch.float32)
+    x = x[:1] if lengths is None else torch.nn.utils.rnn.pack_padded_sequence(x, lengths)
+    for module in (theirs, ours):
+        module(x)[1][1].sum().backward(retain_graph=True)
+    grads = [{name: p.grad for name, p in module.named_parameters()} for module in (theirs, ours)]
+    torch.testing.assert_close(grads[1], grads[0])
+    assert (grads[1][f"weight_hr_l{options.get('num_layers', 1) - 1}"] is None) == (lengths != [2, 1])
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_enable_grad_within_inference_mode_is_without_effect(name, compiled):

@@ -488,6 +488,24 @@ def test_those_who_follow_operators_see_pytorchs_own():
     torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize(("name", "function"), [("LSTM", "lstm"), ("GRUCell", "gru_cell")])
+def test_function_modes_see_pytorchs_own_functions(name, function, monkeypatch):
+    class Seen(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            names.append(getattr(function, "__name__", ""))
+            return function(*args, **(kwargs or {}))
+
+    count, names = spied_layers(monkeypatch), []
+    module, x = getattr(fast, name)(4, 7), torch.ones(3, 4)
+    with Seen():
+        module(x)
+    assert function in names
+    assert count == [0]
+    with torch.device("cpu"):  # a mode too, but none that anybody looks through
+        module(x)
+    assert count == [1]
+
+
 class OfBoth(torch.nn.Module):
     """A model with a layer and a cell, of torch.nn at first."""
 

@@ -47,7 +47,11 @@ def run(
     step = rows is None and x.dim() == 2
     call = (layer, arrays, rows, step, turned, len(states))
     if graph_is_recorded() and wants_gradient(x, states, weights):
-        return _apply(call, x, *states, *weights)
+        given: Tensors[Tensor] = (x, *states)
+        # no graph may keep inference_mode's memory; nor does torch.nn, where no matrix is trained
+        if any([t.is_inference() for t in given]) and not any([w.requires_grad for w in weights if w.dim() == 2]):
+            given = [t.clone() if t.is_inference() else t for t in given]
+        return _apply(call, *given, *weights)
     y, states_n, _ = _forward(call, _inputs(call, x, states), save=False)
     return _outputs(step, turned, y, states_n)
 
@@ -108,6 +112,10 @@ def go_back(ctx: Any, doutputs: OptionalTensors) -> tuple[Any, ...]:
     if turned and dy is not None:
         dy = dy.transpose(0, 1)
     wanted = ctx.needs_input_grad[1:]
+    if not step and layer.layout.proj_size and dy is None and dstates[0] is None and _is_one_step(rows, x):
+        # c_n alone, and no later step, does not depend on the projection
+        each = [name != "weight_hr" for name in layer.layout.shapes] * layer.directions
+        wanted = [w and uses for w, uses in zip(wanted, [True] * (1 + number) + each, strict=True)]
     # for second derivatives, or of many gradients at once, or of what hooks have put in the weights' place
     if torch.is_grad_enabled() or is_mapped(doutputs) or arrays is None:
         _let_go(ctx)
@@ -123,6 +131,10 @@ go_back_outside_graph = go_back  # for compiled autograd; `dynamo.py` says more
 
 # `apply` of a Function looks for torch.func first; the modules, that call `run`, have done that (see `modes`)
 _apply = super(torch.autograd.Function, _LayerFunction).apply
+
+
+def _is_one_step(rows: PackedRows | None, x: Tensor) -> bool:
+    return (len(x) if rows is None else rows.steps) == 1
 
 
 def _let_go(ctx: Any) -> None:

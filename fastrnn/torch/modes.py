@@ -3,20 +3,29 @@
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 
 def kernels_may_run() -> bool:
     """Whether nobody has to see each of PyTorch's operators at work: the kernels are none of them.
 
     Tracing (torch.jit.trace, torch.onnx.export), function transforms (torch.func), forward-mode derivatives and
-    dispatch modes (make_fx, FakeTensorMode, FlopCounterMode) have to.
+    dispatch modes (make_fx, FakeTensorMode, FlopCounterMode) have to; and modes that see PyTorch's functions, but for
+    the one that `torch.set_default_device` and `with device` are.
     """
     return not (
         torch._C._get_tracing_state()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
+        or (torch._C._len_torch_function_stack() and not _only_devices())
     )
+
+
+def _only_devices() -> bool:
+    """Whether the modes that see PyTorch's functions only set the device of new tensors."""
+    return all([isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()])
 
 
 # What Dynamo does with the frames of this thread: None where it is not at work. After it has given up on a frame, it
