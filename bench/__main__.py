@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from importlib.util import find_spec
@@ -23,14 +25,15 @@ SHARE_OF_CASE = 5  # a point of another section takes so much less time than a c
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    purpose = "Measure everything, and write the results and the docs."
+    parser = argparse.ArgumentParser(prog="python -m bench", description=purpose, allow_abbrev=False)
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda has options of its own: --device cuda --help"
     )
     names = (GRID, *sections())
     parser.add_argument("--sections", nargs="+", choices=names, metavar="S", help=f"some of {', '.join(names)}")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS, help="of the grid")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="of the grid")
     add_threads(parser)
     parser.add_argument(
         "--cases", metavar="PATTERN", help="only cases with these fields in their id: T100-B1, 'H*-f32-1t'"
@@ -55,6 +58,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         options.seconds_per_case = 0.2 if options.quick else 2.5
     if options.sections is None:  # whoever asks for a part of the grid wants no more than that
         options.sections = (GRID,) if is_selection(options) or options.dtype != "float32" else names
+    if GRID not in options.sections and (is_selection(options) or options.dtype != "float32"):
+        parser.error(
+            "--cells, --modes, --threads, --cases and --dtype choose from the grid, which --sections leaves out"
+        )
+    if options.page != os.path.basename(options.page):
+        parser.error(f"argument --page: expected the name of a page in docs/, got {options.page!r}")
     return options
 
 
@@ -109,6 +118,15 @@ def progress(measurement: results.Measurement) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the bench; the exit status."""
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT  # as shells have it
+
+
+def run(arguments: list[str] | None) -> int:
+    """As `main`."""
     device, others = split_device(arguments)
     if device == "cuda":
         from bench.gpu import command
@@ -121,17 +139,17 @@ def main(arguments: list[str] | None = None) -> int:
     if whole and not options.no_docs:
         refuse_page(options, name)
     if options.report_only:
-        run, wrong = load(name), []
+        grid, wrong = load(name), []
     else:
-        run = measure(options, name, description) if GRID in options.sections else None
+        grid = measure(options, name, description) if GRID in options.sections else None
         wrong = measure_details(options, name, description)
     if whole and not options.no_docs:
-        grid = write_docs(run, name=options.page) if run else []
-        for path in [*grid, details.write_page(details.load(name), name=options.page)]:
+        pages = write_docs(grid, name=options.page) if grid else []
+        for path in [*pages, details.write_page(details.load(name), name=options.page)]:
             print("wrote", path)
     elif not options.no_docs:
         print(f"not a whole run: the docs stay as they are (--report-only --name {name} writes them from this one)")
-    wrong += [progress(measurement) for measurement in (run.measurements if run else []) if measurement.refused]
+    wrong += [progress(measurement) for measurement in (grid.measurements if grid else []) if measurement.refused]
     for line in wrong:
         print("wrong results:", line, file=sys.stderr)
     return EXIT_WRONG_RESULTS if wrong else 0

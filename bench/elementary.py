@@ -7,6 +7,7 @@ in float64.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -157,8 +158,10 @@ def number(bits: int) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Judge every function on every number; the exit status."""
+    purpose = "Judge the kernels' sigmoid and tanh on every float32 number, and write the results."
+    argparse.ArgumentParser(prog="python -m bench.elementary", description=purpose).parse_args(arguments)
     verdicts = {name: judge(name, all_numbers()) for name in FUNCTIONS}
     for name, verdict in verdicts.items():
         print(

@@ -284,7 +284,8 @@ def readme_block(results: Results, name: str = PAGE) -> str:
             ),
             slower_points(results),
             f"{machine_line(results.machine)}; {dtypes}; {versions}; {commit_line(results.source)}; {results.date}. "
-            f"[Every point, and how it was measured](docs/{name}.md).",
+            + ("Other programs were running: times vary as *spread* says there. " if busy(results.machine) else "")
+            + f"[Every point, and how it was measured](docs/{name}.md).",
         ]
     )
 

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
+from .kernels.interrupts import interrupts_wait
 from .threads import get_num_threads
 
 # Each command's module has add_arguments(parser) and run(arguments) -> exit status, and is imported only for it.
@@ -53,7 +54,9 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # texts and names of files are not all ASCII, and the terminal may be
     try:
         get_num_threads()
-    except ValueError as wrong:  # an environment variable
+        with interrupts_wait():
+            from .kernels import options  # noqa: F401  and Numba
+    except (RuntimeError, ValueError) as wrong:  # an environment variable, theirs or Numba's
         parser.error(str(wrong))
     return parsed.run(parsed)
 

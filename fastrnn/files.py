@@ -63,7 +63,12 @@ def layer_of(header: Mapping[str, Any], kind: "type[_Layer]", sizes: Collection[
     if arrays > len(sizes) + _FEW_ARRAYS or numbers > sum(sizes) + _FEW_NUMBERS:
         expected = f"at least {arrays:,} arrays of {numbers:,} numbers, as the file's header says"
         raise ValueError(f"path: expected {expected}, got {len(sizes):,} of {sum(sizes):,}")
-    return kind(**options, **where)
+    try:
+        return kind(**options, **where)
+    except (TypeError, ValueError) as error:
+        if str(error).partition(":")[0] not in options:
+            raise  # about an argument
+        raise ValueError(f"path: expected options that a layer can have here in the file's header; {error}") from error
 
 
 def _least(input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0, **_: Any) -> tuple[int, int]:
@@ -121,7 +126,10 @@ def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_
     layer = layer_of(parsed_header(text), kind, [array.size for array in arrays.values()], **where)
     if layer.dtype.name == "bfloat16":
         arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
-    layer.load_state_dict(arrays)
+    try:
+        layer.load_state_dict(arrays)
+    except TypeError as error:
+        raise ValueError(f"path: expected arrays of the dtype in the file's header; {error}") from error
     return layer
 
 

@@ -494,6 +494,30 @@ def test_what_was_not_timed_has_no_ratio_to_the_limit():
     assert comparison.undisturbed_times_faster(replace(FORWARD, timings={"torch": timed(35.0)})) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--sections", "stream", "--cells", "gru"], "choose from the grid, which --sections leaves out"),
+        (["--sections", "growth", "memory", "--dtype", "float64"], "choose from the grid, which --sections leaves out"),
+        (["--report-only", "--page", "../x"], "argument --page: expected the name of a page in docs/, got '../x'"),
+    ],
+)
+def test_options_that_could_have_no_effect_or_another_are_refused(arguments, error, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.parse(arguments)
+    assert ended.value.code == 2
+    assert error in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_the_bench_in_a_word(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert command.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted\n"
+
+
 @pytest.mark.parametrize("arguments", [["--sections", "stream"], ["--report-only"]])
 def test_another_machines_page_is_not_replaced_by_a_part_or_by_old_results(arguments, monkeypatch):
     monkeypatch.setattr(command, "shown_on", lambda page: {"other-machine", "other-machine-stream"})

@@ -81,7 +81,17 @@ def test_a_verdict_is_made_of_tests(holds, expected):
     claim = claims.Claim("x", "A claim.", [claims.Test("a test", each, "1") for each in holds])
     assert claim.verdict == expected
     assert claim.summary.startswith(f"{expected}: {holds.count(True)} of {len(holds) - holds.count(None)} tests hold")
-    assert ("not measured" in claim.summary) == (None in holds)
+    assert ("not judged" in claim.summary) == (None in holds)
+
+
+def test_a_test_of_who_solved_a_task_says_so_where_nobody_did():
+    runs = [run("adding", name, loss=0.9 * BASELINES["adding"]) for name in ("gru", "lstm", "lstm-default")]
+    found = claims.claims(made_up(runs))
+    reasons = {claim.letter: [test.numbers for test in claim.tests if test.holds is None] for claim in found}
+    unsolved = "nothing to judge by, for adding was not solved"
+    assert reasons["c"] == [unsolved, f"{unsolved} by most seeds", "not measured"]  # the last one is of the text
+    assert reasons["e"] == ["not measured"] * 2 + [unsolved] * 3  # the first two are of costs
+    assert reasons["d"].count(unsolved) == 1
 
 
 def test_nothing_measured_decides_nothing():

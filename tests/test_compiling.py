@@ -98,3 +98,13 @@ def test_without_a_compiler_there_are_no_kernels():
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert (done.stderr.splitlines() or [""])[-1].startswith(last)
         assert (done.returncode == 0) == (not last)
+
+
+@pytest.mark.parametrize("command", ["check", "warmup", "demo", "compare"])
+def test_commands_say_in_a_line_that_numba_may_not_compile(command):
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    arguments = [sys.executable, "-m", "fastrnn", command]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[1].startswith("python -m fastrnn: error: NUMBA_DISABLE_JIT: expected 0 or none")

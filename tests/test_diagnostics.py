@@ -246,6 +246,15 @@ def test_sensitivity_is_that_of_finite_differences(kind, direction):
     np.testing.assert_array_equal(found.lags, [4, 3, 2, 1, 0])
 
 
+def test_of_a_single_step_no_rate_is_told():
+    layer, x = fastrnn.LSTM(3, 4, seed=0), np.ones((1, 2, 3), np.float32)
+    text = str(sensitivity(layer, x))
+    assert text.endswith("of the last input; there is no earlier step.")
+    assert "nan" not in text
+    assert "Fitted" in str(sensitivity(layer, np.ones((2, 2, 3), np.float32)))
+    assert "\nIt, 8 x 8, stretches by up to " in str(jacobians(layer, x))
+
+
 def test_sensitivity_of_many_units_is_added_up_in_parts(monkeypatch):
     layer = fastrnn.GRU(3, 10, dtype="float64", seed=0)
     x = random_problem(layer, 7, 1).x

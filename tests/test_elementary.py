@@ -264,3 +264,11 @@ def test_the_judge_finds_errors_falls_and_numbers_for_nan(monkeypatch):
     assert verdict == Verdict(
         error=pytest.approx(6.71, abs=0.01), worst=one + 4, falls=4, falls_at=one + 4, not_nan=least_nan + 2
     )
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--nonsense", 2)])
+def test_the_judge_takes_no_options(argument, status, monkeypatch):
+    monkeypatch.setattr(judged, "judge", None)  # would be called
+    with pytest.raises(SystemExit) as ended:
+        judged.main([argument])
+    assert ended.value.code == status

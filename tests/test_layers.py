@@ -871,6 +871,30 @@ def test_a_header_cannot_ask_for_memory_that_the_file_does_not_fill(tmp_path, si
         fastrnn.LSTM.load(tmp_path / "bomb.npz")
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"dtype": "float16"}, 'in the file\'s header; dtype: expected "float32" or "float64", got '),
+        ({"hidden_size": "5"}, "in the file's header; hidden_size: expected an integer"),
+        ({"dtype": "float64"}, "arrays of the dtype in the file's header; weight_ih_l0: expected float64, got float32"),
+    ],
+    ids=["float16", "text", "another dtype"],
+)
+def test_a_header_that_no_layer_fits_is_an_error_of_the_file(tmp_path, options, error):
+    header = json.dumps({"format": 1, "class": "GRU", "options": {"input_size": 3, "hidden_size": 5} | options})
+    np.savez(tmp_path / "odd.npz", **fastrnn.GRU(3, 5).state_dict(), fastrnn=np.array(header))
+    with pytest.raises(ValueError, match=rf"^path: expected .*{re.escape(error)}"):
+        fastrnn.GRU.load(tmp_path / "odd.npz")
+
+
+def test_a_wrong_argument_of_load_is_no_error_of_the_file(tmp_path):
+    fastrnn.GRU(3, 5).save(tmp_path / "layer.npz")
+    with pytest.raises(TypeError, match=r"^seed: "):
+        fastrnn.GRU.load(tmp_path / "layer.npz", seed="now")
+    with pytest.raises(ValueError, match=r"^backend: "):
+        fastrnn.GRU.load(tmp_path / "layer.npz", backend="fast")
+
+
 @pytest.mark.parametrize(("package", "names"), [
     ("torch", ("from_torch", "to_torch")),
     ("onnx", ("from_onnx", "to_onnx")),

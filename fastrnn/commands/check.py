@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     use_one_thread()
     for line in _gpu() if on_gpu else _machine(threads):
         show.say(line)
-    show.say("Kernels that were never used on this machine are compiled first: all of them take a minute or two.\n")
+    show.say("Kernels that were never used on this machine are compiled first, which may take a minute or two.\n")
 
     start = time.perf_counter()
     results = []
@@ -154,8 +154,8 @@ def _conclude(show: Display, results: list[Result], seconds: float) -> int:
 
 def _table(results: list[Result], verbose: bool) -> tuple[Sequence[str], list[Row]]:
     """Columns and rows, with a heading for each cell and dtype."""
-    columns = ("configuration", "quantity" if verbose else "worst", "error", "bound", "")
-    return columns, list(_rows(results, verbose))
+    columns = ("configuration, shapes" if verbose else "configuration", "quantity" if verbose else "worst")
+    return (*columns, "error", "bound", ""), list(_rows(results, verbose))
 
 
 def _rows(results: list[Result], verbose: bool) -> Iterator[Row]:

@@ -110,7 +110,7 @@ def _show(title: str, origins: dict[str, bool], shown: set[str], seconds: float,
     new = {name: found for name, found in origins.items() if name not in shown}
     shown.update(new)
     found = sum(new.values())
-    print(f"{title:33} {len(new) - found:3} compiled {found:3} in the cache {seconds:6.1f} s", flush=True)
+    print(f"{title:36} {len(new) - found:3} compiled {found:3} in the cache {seconds:6.1f} s", flush=True)
     if verbose:
         for name, was_there in new.items():
             print(f"    {'in the cache' if was_there else 'compiled    '}  {name}", flush=True)

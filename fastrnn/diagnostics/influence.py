@@ -1,5 +1,6 @@
 """How much the last output still depends on each input."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,18 @@ class Sensitivity:
             [
                 self.title,
                 "",
-                f"|dh_T/dx_t|: {self.norms[-1]:.3g} of the last input, {self.norms[0]:.3g} of the first, "
-                f"{self.lags[0]} steps before.",
-                f"Fitted: {self.decay_per_step:.4g}-fold a step, half-life {self.half_life:.3g} steps.",
+                *self._lines(),
             ]
         )
+
+    def _lines(self) -> list[str]:
+        last = f"|dh_T/dx_t|: {self.norms[-1]:.3g} of the last input"
+        if len(self.lags) == 1:
+            return [f"{last}; there is no earlier step."]
+        lines = [f"{last}, {self.norms[0]:.3g} of the first, {self.lags[0]} steps before."]
+        if not math.isnan(self.decay_per_step):
+            lines.append(f"Fitted: {self.decay_per_step:.4g}-fold a step, half-life {self.half_life:.3g} steps.")
+        return lines
 
 
 def sensitivity(layer: Any, x: np.ndarray, state: State = None, *, row: int = 0, direction: int = 0) -> Sensitivity:

@@ -52,13 +52,14 @@ class Jacobians:
             rows.append((name, *(f"{number:.4g}" for number in (values.min(), values.mean(), values.max()))))
         with np.errstate(over="ignore"):
             factor = np.exp(self.lyapunov_exponents[0])
+        product = f"The product of all {steps} of them" if steps > 1 else "It"
         return "\n".join(
             [
                 self.title,
                 "",
                 *(f"{row[0]:22}  {row[1]:>10}  {row[2]:>10}  {row[3]:>10}" for row in rows),
                 "",
-                f"The product of all {steps} of them, {size} x {size}, stretches by up to {factor:.4g} a step",
+                f"{product}, {size} x {size}, stretches by up to {factor:.4g} a step",
                 f"(its largest Lyapunov exponent: {self.lyapunov_exponents[0]:.4g} nats a step).",
             ]
         )

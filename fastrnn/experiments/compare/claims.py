@@ -28,8 +28,8 @@ class Test:
     """One test of a claim."""
 
     text: str  # what is asked, with its threshold
-    holds: bool | None  # None: not measured
-    numbers: str  # what was measured
+    holds: bool | None  # None: there was nothing to judge it by
+    numbers: str  # what was measured, or why that says nothing
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Claim:
     tests: list[Test]
 
     @property
-    def measured(self) -> int:
+    def judged(self) -> int:
         """How many of its tests were."""
         return sum(test.holds is not None for test in self.tests)
 
@@ -59,10 +59,8 @@ class Claim:
     def summary(self) -> str:
         """The verdict, and by how many tests."""
         held = sum(test.holds is True for test in self.tests)
-        missing = len(self.tests) - self.measured
-        return f"{self.verdict}: {held} of {self.measured} tests hold" + (
-            f", {missing} not measured" if missing else ""
-        )
+        missing = len(self.tests) - self.judged
+        return f"{self.verdict}: {held} of {self.judged} tests hold" + (f", {missing} not judged" if missing else "")
 
 
 def claims(results: Results) -> list[Claim]:
@@ -179,11 +177,13 @@ def _forget_bias(results: Results) -> list[Test]:
             "there is a task that most seeds solve with it and do not without",
             solved, lambda: any(most(with_it) and not most(without) for with_it, without in solved.values()),
             lambda: "; ".join(f"{t}: {_share(a)} with it, {_share(b)} without" for t, (a, b) in solved.items()),
+            _unsolved(tasks),
         ),
         _test(
             f"it needs at most {FASTER} of the updates to solve a task, in the median over those that either solves",
             needed, lambda: statistics.median(a / b if a < math.inf else a for a, b in needed.values()) <= FASTER,
             lambda: "; ".join(f"{t}: {_times(a)} with it, {_times(b)} without" for t, (a, b) in needed.items()),
+            _unsolved(tasks, " by most seeds"),
         ),
         _test(
             "on the text it needs fewer bits per character with every seed than any seed without",
@@ -220,6 +220,7 @@ def _three_quarters(results: Results) -> list[Test]:
             "it solves with at least as many seeds every task that either solves",
             solved, lambda: all(sum(gru) / len(gru) >= sum(lstm) / len(lstm) for gru, lstm in solved.values()),
             lambda: "; ".join(f"{t}: GRU {_share(a)}, LSTM {_share(b)}" for t, (a, b) in solved.items()),
+            _unsolved(tasks),
         ),
         _test(
             f"on the text it needs at most {NO_WORSE_BITS} bits per character more, in the median",
@@ -241,6 +242,9 @@ def _interfaces(results: Results) -> list[Test]:
         runs = [run for run in results.of(task, contender) if run.loss is not None and run.loss < limit]
         return finite([run.erased.get(part) for run in runs])
 
+    def without(contender: str) -> str:
+        return _unsolved([task] if results.solved_at(task) and results.of(task, contender) else [])
+
     cell, hidden, gru = erased("lstm", "c"), erased("lstm", "h"), erased("gru", "h")
     lost = SEES * baseline
     return [
@@ -257,15 +261,15 @@ def _interfaces(results: Results) -> list[Test]:
         ),
         _test(
             f"the cell is what remembers: setting c to 0 once, halfway, loses the answer (loss {lost:.3g} or more)",
-            cell, lambda: most(loss >= lost for loss in cell), lambda: spread(cell),
+            cell, lambda: most(loss >= lost for loss in cell), lambda: spread(cell), without("lstm"),
         ),
         _test(
             "and setting h to 0 in its place does not",
-            hidden, lambda: not most(loss >= lost for loss in hidden), lambda: spread(hidden),
+            hidden, lambda: not most(loss >= lost for loss in hidden), lambda: spread(hidden), without("lstm"),
         ),
         _test(
             "the GRU's single h remembers: setting it to 0 loses the answer",
-            gru, lambda: most(loss >= lost for loss in gru), lambda: spread(gru),
+            gru, lambda: most(loss >= lost for loss in gru), lambda: spread(gru), without("gru"),
         ),
     ]  # fmt: skip
 
@@ -300,6 +304,11 @@ def _solved(results: Results, task: str, contender: str) -> list[bool]:
     return [run.loss is not None and run.loss < limit for run in results.of(task, contender)]
 
 
+def _unsolved(tasks: Sequence[str], by: str = "") -> str:
+    """Why tests that only look at who solved one of these tasks have nothing to judge."""
+    return f"nothing to judge by, for {' and '.join(tasks)} was not solved{by}" if tasks else "not measured"
+
+
 def _updates(results: Results, task: str, contender: str) -> float:
     """The median of the updates until the task is solved; infinite unless most seeds solve it."""
     needed = [run.first_below(results.solved_at(task) or 0.0) for run in results.of(task, contender)]
@@ -314,6 +323,8 @@ def _share(solved: Sequence[bool]) -> str:
     return f"{sum(solved)} of {len(solved)}"
 
 
-def _test(text: str, measured: object, holds: Callable[[], bool], numbers: Callable[[], str]) -> Test:
-    """The test, where there is something to judge."""
-    return Test(text, bool(holds()), numbers()) if measured else Test(text, None, "not measured")
+def _test(
+    text: str, measured: object, holds: Callable[[], bool], numbers: Callable[[], str], otherwise: str = "not measured"
+) -> Test:
+    """The test, where there is something to judge; `otherwise`: why there is not."""
+    return Test(text, bool(holds()), numbers()) if measured else Test(text, None, otherwise)

@@ -86,7 +86,7 @@ def provenance(found: Results) -> str:
 
 def verdicts(tested: Sequence[Claim]) -> str:
     """Each claim, its verdict, and its tests with what was measured."""
-    marks = {True: "holds", False: "does not hold", None: "not measured"}
+    marks = {True: "holds", False: "does not hold", None: "not judged"}
     parts = [
         "A claim is *supported* if all tests of it hold, *not supported* if none does, and *mixed* otherwise; where "
         "what was measured leaves that open, it is *not decided*."
@@ -99,7 +99,7 @@ def verdicts(tested: Sequence[Claim]) -> str:
 
 def _verdict_lines(tested: Sequence[Claim]) -> list[str]:
     marks = {True: "+", False: "-", None: "?"}
-    lines = ["Verdicts (+ a test that holds, - one that does not, ? not measured)"]
+    lines = ["Verdicts (+ a test that holds, - one that does not, ? not judged)"]
     for claim in tested:
         lines += [f"({claim.letter}) {claim.text}", f"    {claim.summary.upper()}"]
         lines += [f"    {marks[test.holds]} {test.text}: {test.numbers}" for test in claim.tests]
