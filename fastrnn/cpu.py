@@ -12,7 +12,7 @@ from .kept_memory import KeptMemory, Memory
 from .kernels.target import vector_unit
 from .lengths import PackedRows
 from .matrices import Matrices, MatrixLayout
-from .memory import address, empty
+from .memory import address, empty, keep_what_is_freed
 from .parameters import PARAMETERS_CHANGED, Directions, LayerParameters, ParameterLayout
 from .passes import (
     FORWARD_KIND,
@@ -29,6 +29,8 @@ from .plans import Plan, Workspace
 from .sharing import Sharing
 from .watching import NOTHING
 from .weights import Weights
+
+keep_what_is_freed()
 
 
 @dataclass

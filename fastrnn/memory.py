@@ -1,5 +1,6 @@
 """Arrays for the kernels, and their addresses."""
 
+import contextlib
 import math
 from ctypes import c_ssize_t
 
@@ -8,11 +9,24 @@ import numpy as np
 from .kernels.record import ADDRESS_IN_ARRAY, ITEMS_IN_TUPLE
 
 CACHE_LINE = 64  # bytes
+_LARGEST_KEPT = (32 << 20) - (64 << 10)  # the largest array whose size glibc takes for its threshold, and room for more
 
 
 def address(array: np.ndarray) -> int:
     """Where an array's numbers begin: what `array.ctypes.data` says, several times as fast."""
     return c_ssize_t.from_address(id(array) + ADDRESS_IN_ARRAY).value
+
+
+def keep_what_is_freed() -> None:
+    """Have glibc keep the memory of large arrays that are freed, for new ones, instead of giving it back to the system.
+
+    The system hands memory out page by page, which takes some loops of training a tenth of their time. An array larger
+    than a threshold, 128 KiB at first, is mapped by itself; when one is freed, its size becomes the threshold, up to 32
+    MiB, and twice as much may stay free at the end of the heap (mallopt(3), M_MMAP_THRESHOLD). So what one large array
+    sooner or later does, one that nobody writes to does at once. Other allocators take no notice.
+    """
+    with contextlib.suppress(MemoryError):  # then there is nothing to keep
+        np.empty(_LARGEST_KEPT, np.uint8)
 
 
 def up(number: int, multiple: int) -> int:
