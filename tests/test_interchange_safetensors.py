@@ -137,7 +137,10 @@ HEADERS = {
         {"options": {"input_size": 4, "hidden_size": 7, "evil": 1}},
         "^path: expected the options of LSTM in the file's header, got .*evil",
     ),
-    "option": ({"options": {"input_size": 4, "hidden_size": 0}}, r"^hidden_size: expected an integer of at least 1"),
+    "option": (
+        {"options": {"input_size": 4, "hidden_size": 0}},
+        r"^path: .*; hidden_size: expected an integer of at least",
+    ),
 }
 
 
