@@ -56,9 +56,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     refuse_threads(parser, options)
     if options.seconds_per_case is None:
         options.seconds_per_case = 0.2 if options.quick else 2.5
+    chosen = is_selection(options) or options.dtype != "float32"
     if options.sections is None:  # whoever asks for a part of the grid wants no more than that
-        options.sections = (GRID,) if is_selection(options) or options.dtype != "float32" else names
-    if GRID not in options.sections and (is_selection(options) or options.dtype != "float32"):
+        options.sections = (GRID,) if chosen else names
+    if chosen and GRID not in options.sections:
         parser.error(
             "--cells, --modes, --threads, --cases and --dtype choose from the grid, which --sections leaves out"
         )

@@ -139,7 +139,7 @@ HEADERS = {
     ),
     "option": (
         {"options": {"input_size": 4, "hidden_size": 0}},
-        r"^path: .*; hidden_size: expected an integer of at least",
+        r"^path: expected .*; hidden_size: expected an integer of at least 1",
     ),
 }
 
