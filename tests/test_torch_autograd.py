@@ -540,7 +540,7 @@ def test_threads_may_call_the_same_kernels_with_weights_of_their_own():
     h_0 = torch.zeros(1, 3, 7).numpy()
 
     def run(k):
-        return layer.forward(layer.bind(list(weights[k].values())), x.numpy(), (h_0,), None, False)[0]
+        return layer.forward(x.numpy(), (h_0,), False, None, layer.bind(list(weights[k].values())))[0]
 
     expected = [torch.func.functional_call(theirs, own, (x,))[0] for own in weights]
     order = [*range(8)] * 10

@@ -19,6 +19,7 @@ from torch_pairs import (
     normal,
     pair,
     quiet,
+    spied_calls,
     tensors_of,
     torch,
 )
@@ -27,20 +28,6 @@ import fastrnn
 
 STACKS = [(layers, bidirectional) for layers in (1, 2) for bidirectional in (False, True)]
 LENGTHS = {"sorted": [6, 4, 3, 1], "unsorted": [2, 6, 1, 5], "equal": [6, 6, 6, 6], "one row": [3]}
-
-
-def spied_layers(monkeypatch):
-    """The number of layers that the kernels have run, in a list of one."""
-    from fastrnn.torch.layer import Layer
-
-    count, forward = [0], Layer.forward
-
-    def counted(self, *arguments):
-        count[0] += 1
-        return forward(self, *arguments)
-
-    monkeypatch.setattr(Layer, "forward", counted)
-    return count
 
 
 # What they compute
@@ -57,9 +44,9 @@ def test_outputs_and_every_gradient(kind, stack, batch_first, monkeypatch):
     x, state = normal(*((3, 5, 4) if batch_first else (5, 3, 4))), initial_state(ours, 3)
     inputs = [x, *tensors_of(state)]
     expected = everything(theirs, x, state, inputs=inputs)
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     assert_same(everything(ours, x, state, inputs=inputs), expected)
-    assert count == [layers]
+    assert len(calls) == layers
     assert ours(x, state)[0].stride() == theirs(x, state)[0].stride()
 
 
@@ -117,12 +104,12 @@ def test_packed_sequences(kind, order, stack, monkeypatch):
     def packed():
         return torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=order == "sorted")
 
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     for state in (None, initial_state(ours, len(lengths))):
         inputs = [x, *tensors_of(state)]
         expected = everything(theirs, packed(), state, inputs=inputs)
         assert_same(everything(ours, packed(), state, inputs=inputs), expected)
-    assert count == [2 * layers]
+    assert len(calls) == 2 * layers
     given = packed()
     y, _ = ours(given)
     assert isinstance(y, torch.nn.utils.rnn.PackedSequence)
@@ -137,11 +124,11 @@ def test_cells(kind, batch, bias, monkeypatch):
     theirs, ours = pair(kind, 4, 7, table=CELLS, bias=bias, dtype=torch.float64)
     lead = () if batch is None else (batch,)
     x, states = normal(*lead, 4), tuple(normal(*lead, 7, seed=seed) for seed in (3, 4))
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     for state in (None, states if kind == "lstm" else states[0]):
         inputs = [x, *tensors_of(state)]
         assert_same(everything(ours, x, state, inputs=inputs), everything(theirs, x, state, inputs=inputs))
-    assert count == [2]
+    assert len(calls) == 2
 
 
 def test_a_cell_in_a_loop_is_the_layer():
@@ -239,11 +226,9 @@ def test_unused_outputs(used, training):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_nothing_is_kept_where_no_gradient_is_wanted(kind, monkeypatch):
-    from fastrnn.torch.layer import Layer
-
+    saves = spied_calls(monkeypatch)
     _, module = pair(kind, 4, 7)
-    x, saves, forward = normal(5, 3, 4, dtype=torch.float32, grad=False), [], Layer.forward
-    monkeypatch.setattr(Layer, "forward", lambda self, *a: (saves.append(a[-1]), forward(self, *a))[1])
+    x = normal(5, 3, 4, dtype=torch.float32, grad=False)
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             outputs = tensors_of(module(x))
@@ -452,19 +437,19 @@ def test_conversions_return_the_module():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_pytorchs_own(dtype, monkeypatch):
     theirs, ours = pair("gru", 4, 7, dtype=dtype)
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     x = normal(5, 3, 4, dtype=dtype)
     for result, expected in zip(tensors_of(ours(x)), tensors_of(theirs(x)), strict=True):
         assert torch.equal(result, expected)
-    assert count == [0]
+    assert len(calls) == 0
 
 
 def test_other_devices_are_pytorchs_own(monkeypatch):
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     y, _ = fast.GRU(4, 7, device="meta")(torch.empty(5, 3, 4, device="meta"))
     assert y.shape == (5, 3, 7)
     assert y.device.type == "meta"
-    assert count == [0]
+    assert len(calls) == 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:.*legacy.*")
@@ -495,15 +480,15 @@ def test_function_modes_see_pytorchs_own_functions(name, function, monkeypatch):
             names.append(getattr(function, "__name__", ""))
             return function(*args, **(kwargs or {}))
 
-    count, names = spied_layers(monkeypatch), []
+    calls, names = spied_calls(monkeypatch), []
     module, x = getattr(fast, name)(4, 7), torch.ones(3, 4)
     with Seen():
         module(x)
     assert function in names
-    assert count == [0]
+    assert len(calls) == 0
     with torch.device("cpu"):  # a mode too, but none that anybody looks through
         module(x)
-    assert count == [1]
+    assert len(calls) == 1
 
 
 class OfBoth(torch.nn.Module):
@@ -524,11 +509,11 @@ def test_symbolic_graphs_keep_them_whole(monkeypatch):
     model, x = OfBoth(), normal(5, 3, 4, dtype=torch.float32)
     expected = model(x)
     fast.accelerate(model)
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     graph = torch.fx.symbolic_trace(model)
     assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layer", "cell"]
     torch.testing.assert_close(graph(x), expected)
-    assert count == [3]
+    assert len(calls) == 3
 
 
 class OfConstant(torch.nn.Module):
@@ -638,13 +623,13 @@ def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
     state = None if state_dtype is None else initial_state(ours, 3, dtype=state_dtype)
     inputs = [x, *tensors_of(state)]
     found = []
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     for module in (theirs, ours):
         lengths = torch.tensor([5, 3, 2] if layout == "packed" else [5, 5, 5])
         given = x if layout == "padded" else torch.nn.utils.rnn.pack_padded_sequence(x, lengths)
         with torch.autocast("cpu", torch.bfloat16):
             found.append(everything(module, given, state, inputs=inputs))
-    assert count == [2]
+    assert len(calls) == 2
     if kind == "rnn_relu":  # an argument near 0 may be on the other side of the corner, and its gradient another
         found = [{name: value for name, value in each.items() if name.startswith("output")} for each in found]
     assert_same(found[1], found[0], tolerance=3e-2)
@@ -655,11 +640,11 @@ def test_autocast(kind, layout, state_dtype, x_dtype, monkeypatch):
 def test_autocast_of_cells(kind, x_dtype, monkeypatch):
     x = normal(3, 4, dtype=x_dtype)
     found = []
-    count = spied_layers(monkeypatch)
+    calls = spied_calls(monkeypatch)
     for module in pair(kind, 4, 7, table=CELLS):
         with torch.autocast("cpu", torch.bfloat16):
             found.append(everything(module, x, inputs=[x]))
-    assert count == [1]
+    assert len(calls) == 1
     assert_same(found[1], found[0], tolerance=3e-2)
 
 

@@ -35,6 +35,20 @@ def pair(kind, *sizes, table=KINDS, **options):
     return theirs, ours
 
 
+def spied_calls(monkeypatch):
+    """For each forward pass of kernels made from now on, whether it keeps what a backward pass needs."""
+    from fastrnn.cpu import CpuLayer
+
+    saves, forward = [], CpuLayer.forward
+
+    def noted(self, x, states, save, *others):
+        saves.append(save)
+        return forward(self, x, states, save, *others)
+
+    monkeypatch.setattr(CpuLayer, "forward", noted)
+    return saves
+
+
 def normal(*shape, dtype=torch.float64, seed=1, grad=True):
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_(grad)

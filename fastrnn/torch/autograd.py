@@ -52,12 +52,17 @@ def run(
         if any([t.is_inference() for t in given]) and not any([w.requires_grad for w in weights if w.dim() == 2]):
             given = [t.clone() if t.is_inference() else t for t in given]
         return _apply(call, *given, *weights)
-    y, states_n, _ = _forward(call, _inputs(call, x, states), save=False)
+    y, states_n, _ = layer.forward(*_inputs(call, x, states), False, rows, arrays)
     return _outputs(step, turned, y, states_n)
 
 
 def wants_gradient(x: Tensor, states: Tensors[Tensor], weights: Tensors[Tensor]) -> bool:
-    return x.requires_grad or any([t.requires_grad for t in weights]) or any([t.requires_grad for t in states])
+    if x.requires_grad:
+        return True
+    for tensor in (*weights, *states):  # noqa: SIM110 - a generator takes a microsecond
+        if tensor.requires_grad:
+            return True
+    return False
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -70,11 +75,11 @@ class _LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        _, _, _, step, turned, number = call
+        layer, arrays, rows, step, turned, number = call
         # under hooks (activation checkpoints, offloading), all that lasts must be tensors that they can take away
         keep = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         inputs = _inputs(call, x, tensors[:number])
-        y, states_n, saved = _forward(call, inputs, save=keep)
+        y, states_n, saved = layer.forward(*inputs, keep, rows, arrays)
         outputs = _outputs(step, turned, y, states_n)
         ctx.call = call
         ctx.inputs = inputs if keep else None
@@ -166,7 +171,7 @@ def _gradients(
     dstates: OptionalTensors,
 ) -> list[np.ndarray]:
     """Of x, the states that were given, and the weights."""
-    layer, _, rows, step, turned, number = ctx.call
+    layer, _, rows, step, _, number = ctx.call
     y = ctx.y  # another thread may let go of it
     try:
         saved = ctx.kept.pop()
@@ -174,11 +179,11 @@ def _gradients(
         saved = None
     _let_go(ctx)
     if saved is None or (y is not None and y._version):
-        _, _, saved = _forward((layer, arrays, rows, step, turned, number), inputs, save=True)
+        _, _, saved = layer.forward(*inputs, True, rows, arrays)
     dstate_arrays = list(map(gradient_array, dstates))
     if step:
         dstate_arrays = [None if d is None else d[None] for d in dstate_arrays]
-    dx, dstates_0, dweights = layer.backward(saved, arrays, gradient_array(dy), tuple(dstate_arrays))
+    dx, dstates_0, dweights = layer.backward(saved, gradient_array(dy), tuple(dstate_arrays), arrays)
     gradients = [dx, *dstates_0[:number]]
     if step:
         gradients = [gradient[0] for gradient in gradients]
@@ -199,11 +204,6 @@ def _inputs(call: Call, x: Tensor, states: Tensors[Tensor]) -> Inputs:
     return x_array, state_arrays
 
 
-def _forward(call: Call, inputs: Inputs, *, save: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...], Any]:
-    layer, arrays, rows, _, _, _ = call
-    return layer.forward(arrays, *inputs, rows, save)
-
-
 def _outputs(step: bool, turned: bool, y: np.ndarray, states_n: tuple[np.ndarray, ...]) -> tuple[Tensor, ...]:
     if step:
         return tuple([torch.from_numpy(s[0]) for s in states_n])
@@ -219,12 +219,8 @@ def gradient_array(gradient: Tensor | None) -> np.ndarray | None:
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, or a copy if that is not contiguous."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if tensor.is_neg():  # a view that changes the sign, such as the imaginary part of a conjugate
-        tensor = tensor.resolve_neg()
-    try:
-        array = tensor.numpy()
+    try:  # force: without the graph; a view that changes the sign, as an imaginary part may be, is copied
+        array = tensor.numpy(force=True)
     except RuntimeError:  # zeros that have no memory
-        array = tensor.clone().numpy()
+        array = tensor.clone().numpy(force=True)
     return array if array.flags.carray else contiguous(array)

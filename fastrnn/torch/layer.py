@@ -11,9 +11,7 @@ import torch
 from fastrnn import threads
 from fastrnn.kernels.cells import CELLS
 from fastrnn.kernels.interrupts import interrupts_wait
-from fastrnn.lengths import PackedRows
 from fastrnn.parameters import Directions, ParameterLayout
-from fastrnn.sequence import OptionalStates, States
 from fastrnn.zeros import ZeroStates
 
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -35,6 +33,8 @@ class Layer:
     """The kernels for weights of certain shapes and one dtype, and the weights they last ran with.
 
     A call holds what `bind` returned, so that others, in other threads too, may bind other tensors meanwhile.
+
+    forward, backward  those of `CpuLayer`, which take what `bind` returned as `weights`
     """
 
     def __init__(self, layout: ParameterLayout, dtype: np.dtype) -> None:
@@ -45,6 +45,7 @@ class Layer:
         self.dtype = dtype
         self.directions = layout.num_directions
         self._cpu = CpuLayer(layout, None, dtype, _available)
+        self.forward, self.backward = self._cpu.forward, self._cpu.backward
         self._shapes = list(layout.shapes.values()) * layout.num_directions
         self._bound = Bound([], [])
         # the initial states of so many rows if none are given, not to be written to
@@ -96,18 +97,6 @@ class Layer:
             and weight.is_contiguous()
             and not weight.is_neg()
         )
-
-    def forward(
-        self, arrays: Directions, x: np.ndarray, states: States, rows: PackedRows | None, save: bool
-    ) -> tuple[np.ndarray, States, Any]:
-        """As `Sequence.forward`, with what `bind` returned. x is not empty."""
-        return self._cpu.forward(x, states, save, rows, arrays)
-
-    def backward(
-        self, saved: Any, arrays: Directions, dy: np.ndarray | None, dstates: OptionalStates
-    ) -> tuple[np.ndarray, States, list[dict[str, np.ndarray]]]:
-        """As `Sequence.backward`, with the arrays of the forward pass."""
-        return self._cpu.backward(saved, dy, dstates, arrays)
 
 
 def _available() -> int:

@@ -64,7 +64,7 @@ def _forward(
 ) -> list[Tensor]:
     """y and the final states, and with `save` what `fastrnn::backward` needs beside them."""
     with _bound(cell, directions, weights) as (layer, arrays):
-        y, states_n, saved = layer.forward(arrays, as_array(x), tuple([as_array(s) for s in states]), None, save)
+        y, states_n, saved = layer.forward(as_array(x), tuple([as_array(s) for s in states]), save, None, arrays)
     kept = (saved.gates if _keeps_gates(cell) else np.empty(0, layer.dtype), saved.cells) if save else ()
     return [torch.from_numpy(array) for array in (y, *states_n, *kept)]
 
@@ -105,7 +105,7 @@ def _backward(
     saved = Saved(as_array(x), tuple([as_array(s) for s in states]), None, as_array(y), gates, cells, None)
     dstates = tuple(map(gradient_array, (dh_n, dc_n)[: len(states)]))
     with _bound(cell, directions, weights) as (layer, arrays):
-        dx, dstates_0, dweights = layer.backward(saved, arrays, gradient_array(dy), dstates)
+        dx, dstates_0, dweights = layer.backward(saved, gradient_array(dy), dstates, arrays)
     gradients = (dx, *dstates_0, *(gradient for direction in dweights for gradient in direction.values()))
     return [torch.from_numpy(gradient) for gradient in gradients]
 
