@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from bench.competitors import COMPETITORS, LABELS, Runner, absent_competitors
 from bench.options import add_threads, refuse_threads
 from bench.report import PAGE, shown_on, write_docs
 from bench.sections import Effort, sections
+from fastrnn.commands import INTERRUPTED
 
 EXIT_WRONG_RESULTS = 1
 GRID = "grid"
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run(arguments)
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT  # as shells have it
+        return INTERRUPTED
 
 
 def run(arguments: list[str] | None) -> int:

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
+from .commands import INTERRUPTED
 from .kernels.interrupts import interrupts_wait
 from .threads import get_num_threads
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT  # as shells have it
+        return INTERRUPTED
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise

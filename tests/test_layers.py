@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import pickle
-import platform
 import re
 import subprocess
 import sys
@@ -780,16 +779,6 @@ def break_after(monkeypatch, written):
     monkeypatch.setattr(np, "savez", savez)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_gradient_of_x_keeps_no_other_memory_alive(bidirectional):
-    layer = fastrnn.GRU(5, 7, bidirectional=bidirectional)
-    x = np.ones((9, 4, 5), np.float32)
-    (y, _), backward = layer.vjp(x)
-    dx = backward(y).x
-    owner = dx if dx.base is None else dx.base
-    assert owner.nbytes == x.nbytes
-
-
 def test_a_file_is_replaced_only_by_a_whole_one(make, tmp_path, monkeypatch):
     layer, path = make(I, H), tmp_path / "layer.npz"
     layer.save(path)
@@ -877,7 +866,7 @@ def test_a_header_cannot_ask_for_memory_that_the_file_does_not_fill(tmp_path, si
     [
         ({"dtype": "float16"}, 'in the file\'s header; dtype: expected "float32" or "float64", got '),
         ({"hidden_size": "5"}, "in the file's header; hidden_size: expected an integer"),
-        ({"dtype": "float64"}, "arrays of the dtype in the file's header; weight_ih_l0: expected float64, got float32"),
+        ({"dtype": "float64"}, "the arrays that the file's header says; weight_ih_l0: expected float64, got float32"),
     ],
     ids=["float16", "text", "another dtype"],
 )
@@ -960,27 +949,3 @@ def test_batch_first_and_dropout_may_be_set():
     with pytest.raises(ValueError, match="dropout: expected"):
         layer.dropout = 7
     assert layer.dropout == 0.5
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is freed is kept by glibc")
-def test_a_loop_of_training_asks_the_system_for_no_memory():
-    program = """
-import resource
-import numpy as np, fastrnn
-fastrnn.set_num_threads(1)
-layer, x = fastrnn.RNN(256, 256, seed=0), np.ones((100, 32, 256), "float32")
-def train():
-    (y, _), backward = layer.vjp(x)
-    backward(y)
-def pages():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    train()
-before = pages()
-for _ in range(4):
-    train()
-print((pages() - before) // 4)
-"""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    pages = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert int(pages.stdout) < 100  # y alone has 800

@@ -13,17 +13,16 @@ from types import FrameType
 import numpy as np
 
 from fastrnn.blas import use_one_thread
+from fastrnn.commands import INTERRUPTED
 from fastrnn.commands.display import Display, best_display, count
 from fastrnn.commands.numbers import above_zero, integer, not_negative
-from fastrnn.threads import get_num_threads, set_num_threads
+from fastrnn.threads import available, set_num_threads
 
 from . import text
 from .baselines import NGram
 from .character_model import CELLS, CharacterModel
 from .losses import BITS_PER_NAT
 from .training import train
-
-INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
 
 TRAINING = {"cell": "lstm", "hidden": 256, "layers": 1, "seconds": 60.0, "batch": 32, "steps": 64}
 LEARNING_RATE = {"lstm": 4e-3, "gru": 4e-3, "rnn": 1e-3}
@@ -101,7 +100,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         batches = text.batches(split.train, arguments.batch, arguments.steps, generator)
     except ValueError as error:
-        arguments.refuse(str(error))
+        arguments.refuse(f"--batch, --steps: {str(error).partition(': ')[2]}")
     try:
         size = (arguments.cell, arguments.hidden, arguments.layers)
         model = CharacterModel(split.vocabulary, *size, seed=arguments.seed)
@@ -111,7 +110,7 @@ def _train(arguments: argparse.Namespace) -> int:
     show = best_display(arguments.plain)
     learnt, held_out = f"{len(split.train):,}", f"{len(split.held_out):,}"
     show.say(f"Python's language reference: {learnt} characters to learn from, {held_out} held out")
-    show.say(f"{_description(model)}, {count(get_num_threads(), 'thread')}")
+    show.say(f"{_description(model)}, {count(available(), 'thread')}")
     with show.waiting("Preparing the kernels, which are compiled once on each machine"):
         model.warm_up(arguments.batch, arguments.steps)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
@@ -18,6 +17,7 @@ import numpy as np
 
 from fastrnn import __version__
 from fastrnn.blas import use_one_thread
+from fastrnn.commands import INTERRUPTED
 from fastrnn.commands.display import Display, best_display, count
 from fastrnn.commands.numbers import above_zero, integer
 from fastrnn.host import commit, cpu_name, memory
@@ -34,7 +34,6 @@ from .results import Results
 from .settings import DEFAULT, QUICK, TASKS, Settings, as_mapping, differences
 from .store import Store, plain, write
 
-INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
 SEEDS, QUICK_SEEDS = 5, 2
 _LONGEST, _LARGEST = 100_000, 4096  # steps, units: beyond, nothing here would end
 
