@@ -97,6 +97,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     What is no regular file, as a device, is written to; a link stays one.
     """
+    if not os.path.basename(path):  # a folder's name, of one that is there or not
+        open(path, "wb").close()
     target = os.path.realpath(path)
     # others may be writing there too, and the name itself may be as long as names can be
     partial = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.partial")
@@ -128,8 +130,8 @@ def read(path: str | os.PathLike[str], kind: "type[_Layer]", **where: Any) -> "_
         arrays = {name: array.astype(layer.dtype) for name, array in arrays.items()}
     try:
         layer.load_state_dict(arrays)
-    except TypeError as error:
-        raise ValueError(f"path: expected arrays of the dtype in the file's header; {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"path: expected the arrays that the file's header says; {error}") from error
     return layer
 
 

@@ -178,7 +178,11 @@ class Recurrent:
         return value
 
     def stream(self, batch_size: int = 1) -> "Stream | DeviceStream":
-        """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`)."""
+        """Run frame by frame with a snapshot of the present parameters (see `fastrnn.stream.Stream`).
+
+        ValueError for a bidirectional layer or a `batch_size` below 1, TypeError unless that is an integer, MemoryError
+        if it is more than fits into memory.
+        """
         return self._network.stream(self, batch_size)
 
     @property
@@ -196,7 +200,7 @@ class Recurrent:
         return sum(math.prod(array.shape) for array in self.parameters.values())
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
-        """Turn dropout on, or off with `mode=False`. Returns the layer."""
+        """Turn dropout on, or off with `mode=False`. Returns the layer. TypeError unless `mode` is True or False."""
         self.training = validation.flag("mode", mode)
         return self
 
@@ -219,7 +223,9 @@ class Recurrent:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer's class, options and parameters to an .npz file at exactly `path`.
 
-        Not kept: the training flag, the dropout generator, device and backend.
+        Not kept: the training flag, the dropout generator, device and backend. The file appears, or replaces an older
+        one, only when all is written. OSError, as `open` raises it, if it cannot be; TypeError or ValueError if `path`
+        is no name of a file.
         """
         files.write(self, path)
 
@@ -234,7 +240,8 @@ class Recurrent:
     ) -> _Layer:
         """Make a layer from a file that `save` wrote. `seed` is then that of dropout.
 
-        ValueError if it is another kind of file, or holds a layer of another class.
+        ValueError if it is another kind of file, or holds a layer of another class; OSError, as `open` raises it, if
+        it cannot be read. Wrong arguments are errors as in making a layer.
         """
         return files.read(path, cls, device=device, seed=seed, backend=backend)
 

@@ -28,15 +28,15 @@ def class_name(kind: type) -> str:
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
-def path(value: Any) -> str:
+def path(value: Any, name: str = "path") -> str:
     """TypeError or ValueError unless it names a file; bytes are decoded."""
     try:
-        name = os.fsdecode(value)
+        place = os.fsdecode(value)
     except TypeError:
-        raise TypeError(f"path: expected a str, bytes or os.PathLike, got {type(value).__name__}") from None
-    if "\0" in name:
-        raise ValueError(f"path: expected a name without null characters, got {name!r}")
-    return name
+        raise TypeError(f"{name}: expected a str, bytes or os.PathLike, got {type(value).__name__}") from None
+    if "\0" in place:
+        raise ValueError(f"{name}: expected a name without null characters, got {place!r}")
+    return place
 
 
 def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
@@ -192,7 +192,11 @@ def parameter_values(mapping: Any, parameters: Mapping[str, np.ndarray], dtype: 
         raise ValueError("; ".join(wrong_values + wrong_types))
     if wrong_types:
         raise TypeError("; ".join(wrong_types))
-    return {name: _host_copy(value, dtype) for name, value in mapping.items()}
+    copies = {name: _host_copy(value, dtype) for name, value in mapping.items()}
+    for name, array in copies.items():
+        if array.shape != parameters[name].shape:  # an object that says one thing and gives another
+            raise ValueError(f"{name}: expected shape {parameters[name].shape}, got an array of {array.shape}")
+    return copies
 
 
 def _host_copy(value: Any, dtype: np.dtype) -> np.ndarray:

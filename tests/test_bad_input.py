@@ -261,6 +261,16 @@ def _values(layer, **changes):
     return {name: array for name, array in values.items() if array is not None}
 
 
+class _Untrue:
+    """What says that it has another shape than it has."""
+
+    def __init__(self, shape, array):
+        self.shape, self.dtype, self._array = shape, array.dtype, array
+
+    def __array__(self, *_, **__):
+        return self._array
+
+
 class _Arraylike:
     def __array__(self, dtype=None, copy=None):
         return zeros(15)
@@ -273,6 +283,11 @@ LOAD_ERRORS = {
         {"bias_hh_l0": np.ma.masked_equal(zeros(15), 1)},
         TypeError,
         "bias_hh_l0: expected an array without a mask, got MaskedArray",
+    ),
+    "untrue": (
+        {"weight_ih_l0": zeros(15, 3) + 1, "bias_hh_l0": _Untrue((15,), zeros(7))},
+        ValueError,
+        "bias_hh_l0: expected shape (15,), got an array of (7,)",
     ),
     "without dtype": ({"bias_hh_l0": _Arraylike()}, TypeError, "bias_hh_l0: expected an array, got _Arraylike"),
     "scalar": ({"bias_hh_l0": np.float32(0)}, TypeError, "bias_hh_l0: expected an array, got float32"),
@@ -453,7 +468,9 @@ def test_load_refuses_a_file_that_lacks_a_parameter(path):
     with np.load(path) as archive:
         kept = {name: archive[name] for name in archive if name != "bias_hh_l0"}
     np.savez(path, **kept)
-    with pytest.raises(ValueError, match="bias_hh_l0: missing"):
+    with pytest.raises(
+        ValueError, match=r"^path: expected the arrays that the file's header says; bias_hh_l0: missing$"
+    ):
         fastrnn.GRU.load(path)
 
 

@@ -1,6 +1,7 @@
 """from_onnx and to_onnx, with ONNX Runtime on random weights as the witness."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -300,9 +301,23 @@ def test_a_model_whose_other_file_has_gone_is_refused(tmp_path):
     save = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
     onnx.save_model(Node("gru", "forward").model(), path, **save)
     fastrnn.from_onnx(path)
-    (tmp_path / "weights").unlink()
-    with pytest.raises(ValueError, match=r"model: expected a whole ONNX model: .*weights"):
+    weights = tmp_path / "weights"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"^model: expected a whole ONNX model: "):
         fastrnn.from_onnx(path)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"^model: expected a whole ONNX model: .*weights"):
+        fastrnn.from_onnx(path)
+
+
+@pytest.mark.parametrize("ending", ["json", "textproto", "onnxtxt", "onnx"])
+def test_a_file_in_any_format_that_is_no_model_is_refused(ending, tmp_path):
+    path = tmp_path / f"model.{ending}"
+    path.write_text("{ x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of onnx, whose format onnxtxt is new
+        with pytest.raises(ValueError, match=r"^model: expected an ONNX model, got something else$"):
+            fastrnn.from_onnx(path)
 
 
 def test_states_that_are_zero_whatever_their_shape_need_not_be_given():
@@ -414,6 +429,7 @@ UNSUPPORTED = {
     "hidden_size": ({"hidden_size": 0}, "hidden_size: expected at least 1, got 0"),
     "layout": ({"layout": 2}, "layout: expected 0 or 1, got 2"),
     "direction": ({"direction": "up"}, "direction: expected forward, reverse, bidirectional, got up"),
+    "linear_before_reset": ({"linear_before_reset": 1}, "linear_before_reset: expected in a GRU only"),
     "of old": ({"output_sequence": 1}, "output_sequence: not supported"),
 }
 
@@ -566,7 +582,26 @@ def test_attributes_of_another_type_are_refused_by_name():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_refused_by_name(dtype):
     kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16
-    problems(Node("gru", "forward", dtype=kind).model(), f"W: expected float32 or float64, got {dtype}")
+    expected = {"W": "float32 or float64", "R": "float32", "B": "float32"}
+    of_all = [f"{name}: expected {dtypes}, got {dtype}" for name, dtypes in expected.items()]
+    problems(Node("gru", "forward", dtype=kind).model(), *of_all)
+
+
+def test_a_wrong_dtype_of_one_array_is_no_fault_of_the_others():
+    for name in ("W", "R", "B"):
+        node = Node("lstm", "forward")
+        node.weights[name] = node.weights[name].astype("int32")
+        problems(node.model(), f"{name}: expected {'float32 or float64' if name == 'W' else 'float32'}, got int32")
+
+
+def test_inputs_that_the_operator_has_not_are_refused():
+    for cell, most in (("lstm", 8), ("gru", 6), ("rnn_tanh", 6)):
+        model = Node(cell, "forward").model()
+        inputs = model.graph.node[0].input
+        inputs.extend([""] * (most - len(inputs)))
+        fastrnn.from_onnx(model)
+        inputs.append("")
+        problems(model, f"inputs: expected at most {most}, got {most + 1}")
 
 
 @pytest.mark.parametrize(
@@ -574,6 +609,7 @@ def test_half_precision_is_refused_by_name(dtype):
     [
         (1, TypeError, "model: expected an onnx.ModelProto, bytes or a path, got int"),
         (b"nothing", ValueError, "model: expected an ONNX model, got something else"),
+        ("a\0b", ValueError, r"model: expected a name without null characters, got 'a\\x00b'"),
         (b"", ValueError, "model: expected an LSTM, GRU or RNN node in its graph, got none"),
     ],
 )
@@ -645,6 +681,25 @@ def test_a_state_of_one_row_is_that_of_all():
     feed["h_0"] = feed["h_0"][:, :1]
     expected = results_of(layer, feed | {"h_0": np.repeat(feed["h_0"], 5, axis=1)})
     assert_close(run(fastrnn.to_onnx(layer), feed), expected)
+
+
+@pytest.mark.parametrize("ending", ["", ".onnx", ".json", ".textproto"])
+def test_an_exported_file_replaces_another_only_when_it_is_whole(ending, tmp_path, monkeypatch):
+    path = tmp_path / f"layer{ending}"
+    layer = make_layer("gru", I, H)
+    fastrnn.to_onnx(layer, path)
+    assert onnx.load_model(path) == fastrnn.to_onnx(layer)
+    written, save_model = path.read_bytes(), onnx.save_model
+
+    def save_half(model, file, *arguments):
+        save_model(model, file, *arguments)
+        raise OSError("no more room")
+
+    monkeypatch.setattr(onnx, "save_model", save_half)
+    with pytest.raises(OSError, match=r"^no more room$"):
+        fastrnn.to_onnx(make_layer("lstm", I, H), path)
+    assert path.read_bytes() == written
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_exported_file_says_who_made_it(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastrnn import validation
 from fastrnn.extras import need
+from fastrnn.files import new_file
 
 from .layouts import ONNX_GATES, Layer, family, weights_of
 
@@ -19,13 +20,17 @@ _IR_VERSION = 8
 
 
 def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx.ModelProto":
-    """An ONNX model that computes what the layer does in evaluation mode; with `path` it is also written there.
+    """An ONNX model that computes what the layer does in evaluation mode.
+
+    With `path` it is also written there, in the format that the name's ending says to the package onnx. The file
+    appears, or replaces an older one, only when all is written.
 
     Its inputs are x, (T, B, I) or with batch_first (B, T, I), for any T and B, and h_0 and, of an LSTM, c_0. A state
     may be left out: it is zero then. It has as many rows as x, (L*D, B, H), or one for all of them, (L*D, 1, H). The
     outputs are y, h_n and, of an LSTM, c_n, as the layer's. The parameters are copied.
 
-    ValueError for an LSTM with proj_size, and for bfloat16: ONNX's operators have neither.
+    ValueError for an LSTM with proj_size, and for bfloat16: ONNX's operators have neither. OSError, as `open` raises
+    it, if `path` cannot be written.
     """
     cell = family(layer)
     if layer.dtype.name == "bfloat16":
@@ -47,7 +52,9 @@ def to_onnx(layer: Layer, path: "str | os.PathLike[str] | None" = None) -> "onnx
     )
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
-        onnx.save_model(model, path)
+        format_name = onnx.serialization.registry.get_format_from_file_extension(os.path.splitext(path)[1])
+        with new_file(path) as file:
+            onnx.save_model(model, file, format_name)
     return model
 
 

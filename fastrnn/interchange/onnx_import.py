@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_MOST_INPUTS = {"lstm": 8, "gru": 6, "rnn": 6}
 _ACTIVATIONS = {"lstm": ["Sigmoid", "Tanh", "Tanh"], "gru": ["Sigmoid", "Tanh"], "rnn": ["Tanh"]}
 _TYPES = {
     "hidden_size": "INT",
@@ -63,17 +64,20 @@ def from_onnx(
 def _loaded(model: Any) -> "onnx.ModelProto":
     need("onnx", "from_onnx")
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf import json_format, message, text_format
 
+    damaged = (message.DecodeError, json_format.ParseError, text_format.ParseError, onnx.parser.ParseError)
     if isinstance(model, onnx.ModelProto):
         return model
     if not isinstance(model, bytes | str | os.PathLike):
         raise TypeError(f"model: expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
+    if not isinstance(model, bytes):
+        model = validation.path(model, "model")
     try:
         return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(model)
-    except DecodeError as error:
+    except damaged as error:
         raise ValueError("model: expected an ONNX model, got something else") from error
-    except onnx.checker.ValidationError as error:  # a file of its tensors has gone, say
+    except (onnx.checker.ValidationError, ValueError) as error:  # a file of its tensors has gone, or is cut off, say
         raise ValueError(f"model: expected a whole ONNX model: {error}") from error
 
 
@@ -150,6 +154,8 @@ class _Attributes:
         self.layout: int = values.pop("layout", 0)
         self.direction: str = values.pop("direction", b"forward").decode(errors="replace")
         self.reset_after = bool(values.pop("linear_before_reset", 0))
+        if self.reset_after and cell != "gru":
+            problems.append("linear_before_reset: expected in a GRU only")
         self.nonlinearity = "tanh"
         if self.hidden_size is not None and self.hidden_size < 1:
             problems.append(f"hidden_size: expected at least 1, got {self.hidden_size}")
@@ -181,6 +187,8 @@ def _read(graph: _Graph, node: "onnx.NodeProto", options: dict[str, Any]) -> Onn
         problems.append(f"opset: expected at least {_OLDEST_OPSET}, got {graph.opset}")
     attributes = _Attributes(cell, node, problems)
     inputs = {name: given for name, given in zip(_INPUTS, node.input, strict=False) if given}
+    if len(node.input) > _MOST_INPUTS[cell]:
+        problems.append(f"inputs: expected at most {_MOST_INPUTS[cell]}, got {len(node.input)}")
     if "P" in inputs:
         problems.append("P: peepholes are not supported")
     problems += [f"{name}: missing" for name in ("X", "W", "R") if name not in inputs]
@@ -225,9 +233,9 @@ def _wrong_arrays(cell: str, attributes: _Attributes, constants: Mapping[str, np
         "initial_h": state,
         "initial_c": state,
     }
-    dtype = constants["W"].dtype if "W" in constants else np.dtype(np.float32)
-    if dtype not in validation.DTYPES:
-        wrong.append(f"W: expected float32 or float64, got {dtype}")
+    # of the weights, that of the first one that has one of ours is expected of the others
+    given = [constants[name].dtype for name in ("W", "R", "B") if name in constants]
+    dtype = next((each for each in given if each in validation.DTYPES), np.dtype(np.float32))
     for name, expected in shapes.items():
         if name not in constants:
             continue
@@ -236,7 +244,7 @@ def _wrong_arrays(cell: str, attributes: _Attributes, constants: Mapping[str, np
             isinstance(size, int) and size != given for size, given in zip(expected, value.shape, strict=True)
         ):
             wrong.append(f"{name}: expected shape ({', '.join(map(str, expected))}), got {value.shape}")
-        expected_dtype = np.dtype(np.int32) if name == "sequence_lens" else dtype
-        if value.dtype != expected_dtype:
-            wrong.append(f"{name}: expected {expected_dtype}, got {value.dtype}")
+        dtypes = (np.dtype(np.int32),) if name == "sequence_lens" else (dtype,) if name != "W" else validation.DTYPES
+        if value.dtype not in dtypes:
+            wrong.append(f"{name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
     return wrong
