@@ -20,8 +20,18 @@ class FrameByFrame:
     def __init__(self, layer: "Recurrent", batch_size: int) -> None:
         if layer.bidirectional:
             raise ValueError("a stream needs a layer of one direction, got bidirectional=True: it begins at both ends")
-        self.batch_size = validation.size("batch_size", batch_size, least=1)
-        self.dtype = layer.dtype
+        self._batch_size = validation.size("batch_size", batch_size, least=1)
+        self._dtype = layer.dtype
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self._batch_size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of frames, states and results."""
+        return self._dtype
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream can be neither copied nor pickled: make another one, and reset it to stream.state")
@@ -35,7 +45,7 @@ class Stream(FrameByFrame):
     stepped by several threads at once.
 
     layer        a layer of one direction: a second one would begin at a sequence's end. ValueError otherwise.
-    batch_size   B, sequences side by side
+    batch_size   B, sequences side by side. MemoryError if what it needs does not fit into memory.
     """
 
     def __init__(self, layer: "Recurrent", batch_size: int = 1) -> None:
@@ -45,9 +55,12 @@ class Stream(FrameByFrame):
         L, B = layer.num_layers, self.batch_size
         # before a step and after it, in turn: an error or an interrupt leaves the state as it was
         widths = layer.sequences[-1].layout.state_widths
-        self._states = [tuple([np.zeros((L, B, width), self.dtype) for width in widths]) for turn in range(2)]
+        try:
+            self._states = [tuple([np.zeros((L, B, width), self.dtype) for width in widths]) for turn in range(2)]
+            self._x = np.zeros(self._shape, self.dtype)
+        except (MemoryError, ValueError) as error:  # the second for more than any array can have
+            raise MemoryError(f"batch_size={B}: the states do not fit into memory: {error}") from error
         self._turn = 0
-        self._x = np.zeros(self._shape, self.dtype)
         self._outputs = [h[-1] for h, *_ in self._states]
         self._flat_outputs = [y[0] for y in self._outputs] if B == 1 else self._outputs
         steps = _CpuSteps if layer.backend == "cpu" else _ReferenceSteps
@@ -61,13 +74,13 @@ class Stream(FrameByFrame):
         """
         if (
             type(x) is not np.ndarray
-            or x.dtype != self.dtype
+            or x.dtype != self._dtype
             or (x.shape != self._shape and x.shape != self._flat_shape)
         ):
             self._check("x", x, self._shape, self._flat_shape)
         y = (self._outputs if x.ndim == 2 else self._flat_outputs)[1 - self._turn]
         if out is not None and (
-            type(out) is not np.ndarray or out.dtype != self.dtype or out.shape != y.shape or not out.flags.writeable
+            type(out) is not np.ndarray or out.dtype != self._dtype or out.shape != y.shape or not out.flags.writeable
         ):
             self._check("out", out, y.shape, None)
             if not out.flags.writeable:

@@ -320,6 +320,37 @@ def test_rounding_that_grows_from_step_to_step_is_allowed_in_float64_too():
     assert report.quantities[0].note == "rounding leaves no digit to compare"
 
 
+@pytest.mark.parametrize("seed", [1, 6, 7])
+def test_where_no_digit_is_left_nothing_is_wrong(seed):
+    layer = fastrnn.LSTM(3, 33, proj_size=16, bidirectional=True, dtype="float64", seed=seed)
+    for parameter in layer.parameters.values():
+        parameter *= 30
+    report = fastrnn.check(layer, normal(513, 1, 3, dtype="float64", seed=1))
+    assert report.ok
+    assert any(q.error > 1 and q.note == "rounding leaves no digit to compare" for q in report.quantities)
+
+
+def test_where_rounding_decides_what_overflows_nothing_is_wrong(monkeypatch):
+    layer = make_layer("gru", 3, 33, seed=0)
+    for parameter in layer.parameters.values():
+        parameter *= 30
+    x = normal(513, 1, 3)
+    report = fastrnn.check(layer, x)
+    assert report.ok
+    assert any(q.note.endswith("on one side only, which rounding decides") for q in report.quantities)
+    backward = Sequence.backward
+
+    def wrong(self, *arguments):
+        dx, *others = backward(self, *arguments)
+        if self.backend == "cpu":
+            dx[-1] = np.inf  # there the gradient is just beginning to grow
+        return dx, *others
+
+    monkeypatch.setattr(Sequence, "backward", wrong)
+    layer = make_layer("gru", 3, 33, seed=0)  # its gradients do not overflow
+    assert [q.name for q in fastrnn.check(layer, x).failed] == ["dx"]
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
 def test_saturated_layers_pass(kind, seed):

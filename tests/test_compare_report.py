@@ -94,6 +94,19 @@ def test_a_test_of_who_solved_a_task_says_so_where_nobody_did():
     assert reasons["d"].count(unsolved) == 1
 
 
+def test_several_tasks_that_nobody_solved_are_named_together():
+    runs = [run(task, name, loss=BASELINES[task]) for task in ("adding", "copying") for name in ("gru", "lstm")]
+    reasons = [test.numbers for claim in claims.claims(made_up(runs)) for test in claim.tests]
+    assert any("for adding and copying were not solved" in reason for reason in reasons)
+
+
+def test_only_tasks_are_solved_below_a_loss():
+    assert results.solved_at("adding", BASELINES) == 0.01
+    assert results.solved_at("parity", BASELINES) == pytest.approx(0.07)
+    assert results.solved_at("text", BASELINES) is None
+    assert results.solved_at("scaled matrices", BASELINES) is None
+
+
 def test_nothing_measured_decides_nothing():
     for claim in claims.claims(made_up()):
         assert {test.holds for test in claim.tests} == {None}
@@ -318,6 +331,21 @@ def test_the_report_has_everything(tmp_path, capsys):
         assert contender.title in terminal
     assert "adding, GRU, seed 9: its process was killed by SIGKILL" in page
     assert "nan" not in page.lower().replace("finance", "")
+
+
+def test_every_curve_is_in_the_plot_and_its_legend():
+    """One that is in no other panel, and losses far above the baseline."""
+    pytest.importorskip("matplotlib")
+    high = 2 * BASELINES["text"]
+    runs = [replace(run("adding", "rnn"), diverged="loss not finite at update 3"), run("adding", "lstm")]
+    runs += [run("text", name, loss=high) for name in ("rnn", "lstm")]
+    figure = plots.learning(made_up(runs))
+    _, text = figure.axes
+    assert text.get_ylim()[1] > high
+    (legend,) = figure.legends
+    assert [label.get_text() for label in legend.get_texts()] == [CONTENDERS[name].title for name in ("rnn", "lstm")]
+    settled = plots.learning(made_up([run("text", "lstm", loss=2.0)]))
+    assert settled.axes[0].get_ylim()[1] == pytest.approx(1.5 * BASELINES["text"])
 
 
 def test_plots_are_pictures_and_the_same_for_the_same_results(tmp_path):

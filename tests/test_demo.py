@@ -95,7 +95,7 @@ def test_help_of_the_demo_names_every_default(capsys):
         (["demo", "--batch", "4", "--hidden", "9" * 12], "--hidden, --layers: no such model can be made: "),
         (["demo", "--layers", "-1"], "argument --layers: expected an integer of at least 1, got '-1'"),
         (["demo", "--batch", "1.5"], "argument --batch: expected an integer of at least 1, got '1.5'"),
-        (["demo", "--batch", "100", "--steps", "100"], "batch, steps: 100 texts of 100 steps need 10001 characters"),
+        (["demo", "--batch", "100", "--steps", "100"], "--batch, --steps: 100 texts of 100 steps need 10001 char"),
         (["demo", "--seconds", "0"], "argument --seconds: expected a number above 0, got '0'"),
         (["demo", "--seconds", "inf"], "argument --seconds: expected a number above 0, got 'inf'"),
         (["demo", "--seconds", "soon"], "argument --seconds: expected a number above 0, got 'soon'"),
@@ -361,8 +361,26 @@ def test_plain_progress_fits_in_the_terminal(monkeypatch):
     stream = io.StringIO()
     show_everything(display.PlainDisplay(stream, redraw=True))
     drawn = [line for line in re.split(r"[\r\n]", stream.getvalue()) if line.startswith("Training [")]
-    assert drawn
+    assert drawn[-1] == "Training [######] 100%  2.010 bits/char"
     assert max(map(len, drawn)) < 40
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 60, 80])
+def test_progress_in_a_narrow_terminal_cuts_no_number_off(width, monkeypatch):
+    monkeypatch.setattr(display, "_columns", lambda stream: width)
+    plain = io.StringIO()
+    show_everything(display.PlainDisplay(plain, redraw=True))
+    console = rich_console()
+    console.width = width
+    show_everything(display.RichDisplay(console))
+    for shown_there in (plain.getvalue(), console.export_text()):
+        last = re.findall(r"Training [^\r\n]*100%[^\r\n]*", shown_there)[-1]
+        _, _, figures = last.partition("100%")
+        shown = re.sub(r" +", " ", figures.strip())
+        assert "2.010 bits/char 81,234 chars/s 0 s left".startswith(shown)
+        assert not shown or shown.endswith(("char", "chars/s", "left"))
+        assert width < 40 or shown
+        assert re.search(r"[#━]{3}", last)
 
 
 @pytest.mark.parametrize("columns", [10, 20, 40, 60])

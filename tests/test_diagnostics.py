@@ -347,6 +347,19 @@ def test_without_biases_there_are_none():
     assert self_check(layer, random_problem(layer, 3, 2).x).ok
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_layer_whose_units_are_all_saturated_passes(dtype, monkeypatch):
+    layer = fastrnn.RNN(1, 1, seed=0, dtype=dtype)
+    for name, parameter in layer.parameters.items():
+        parameter[...] = {"weight_hh_l0": 1, "bias_ih_l0": 7}.get(name, 0)
+    x = np.zeros((3, 1, 1), dtype)
+    assert jacobians(layer, x).spectral_radius.max() < 1e-5
+    assert self_check(layer, x).ok
+    layer.parameters["bias_ih_l0"][...] = 1
+    monkeypatch.setattr(consistency, "step_jacobians", lambda *a, of=consistency.step_jacobians: 1.001 * of(*a))
+    assert "jacobian, differences" in {quantity.name for quantity in self_check(layer, x).failed}
+
+
 # The page
 
 

@@ -238,6 +238,19 @@ def test_two_directions_cannot_be_streamed():
         make_layer("gru", 3, 4, bidirectional=True).stream()
 
 
+@pytest.mark.parametrize("batch_size", [2**40, 2**62, 10**30])
+def test_a_batch_that_does_not_fit_into_memory_is_named(batch_size):
+    with pytest.raises(MemoryError, match=rf"^batch_size={batch_size}: the states do not fit into memory: "):
+        make_layer("gru", 3, 4).stream(batch_size)
+
+
+def test_what_a_stream_is_made_for_stays():
+    stream = make_layer("gru", 3, 4).stream(2)
+    for name, value in (("batch_size", 9), ("dtype", np.dtype("float64"))):
+        with pytest.raises(AttributeError):
+            setattr(stream, name, value)
+
+
 @pytest.mark.parametrize("batch_size", [0, 1.0, True])
 def test_the_batch_size_is_a_positive_integer(batch_size):
     with pytest.raises((TypeError, ValueError), match=r"^batch_size: expected an integer"):

@@ -17,7 +17,7 @@ Row = str | Sequence[str]  # of a table: a heading of the rows below it, or its 
 Rows = Sequence[Row]
 Report = Callable[[float, str, float], None]  # (fraction done, figures to show, seconds left)
 
-_BAR = 30  # columns
+_BAR, _LEAST_BAR = 30, 5  # columns
 _REDRAW = 0.1  # seconds
 _COLOURS = {"ok": "green", "FAILED": "bold red"}  # of cells that say so
 _LINES = 10  # how many lines a training prints where lines cannot be drawn over
@@ -153,9 +153,11 @@ class _RedrawnLine:
         if now - self.drawn < _REDRAW and fraction < 1.0:
             return
         self.drawn = now
-        text = f" {fraction:4.0%}  {figures}  {seconds_left:.0f} s left"
         room = _columns(self.stream) - 1
-        width = max(0, min(_BAR, room - len(f"{self.title} []{text}")))
+        begin = f"{self.title} []"
+        shown, left = _fitting(figures, seconds_left, room - len(f"{begin} 100%") - _LEAST_BAR)
+        text = "  ".join([f" {fraction:4.0%}", *filter(None, (shown, left))])
+        width = max(0, min(_BAR, room - len(begin + text)))
         full = round(width * fraction)
         line = f"{self.title} [{'#' * full}{'-' * (width - full)}]{text}"[:room]
         print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
@@ -179,6 +181,17 @@ class _Lines:
 
     def end(self) -> None:
         pass
+
+
+def _fitting(figures: str, seconds_left: float, room: int) -> tuple[str, str]:
+    """Of the figures, which two blanks part, and of the time left as many as there is room for with two blanks before
+    each: a number that is cut off would be another."""
+    fields = [*figures.split("  "), f"{seconds_left:.0f} s left"]
+    kept = list(fields)
+    while kept and sum(len(field) + 2 for field in kept) > room:
+        kept.pop()
+    left = kept.pop() if len(kept) == len(fields) else ""
+    return "  ".join(kept), left
 
 
 def _bars(values: Mapping[str, float], room: int) -> dict[str, int]:
@@ -224,7 +237,8 @@ class RichDisplay:
             task = bar.add_task(title, total=1.0, figures="", left="")
 
             def report(fraction: float, figures: str, seconds_left: float) -> None:
-                bar.update(task, completed=fraction, figures=figures, left=f"{seconds_left:.0f} s left")
+                shown, left = _fitting(figures, seconds_left, self.console.width - len(f"{title} 100% ") - _LEAST_BAR)
+                bar.update(task, completed=fraction, figures=shown, left=left)
 
             yield report
 

@@ -79,7 +79,8 @@ def self_check(
     d<name>, sum of steps  `per_step_weight_gradients`, summed, against the gradient that `vjp` gives
 
     The arguments are those of `jacobians`. Takes S backward passes and 2 S forward passes of one row. A relu whose
-    argument is within 1e-5 of its corner has no difference to compare with, and shows as a failure of the second line.
+    argument is within 1e-5 of its corner has no difference to compare with, and shows as a failure of the second line;
+    NaN and infinity show as failures wherever they come.
     """
     layer = as_layer(layer)
     layer_index, direction = one_direction(layer, layer_index, direction)
@@ -94,6 +95,7 @@ def self_check(
                 _jacobians_by_differences(run, layer_index, direction),
                 matrices,
                 max(bound, _DIFFERENCE_BOUND),
+                _rounding_of_differences(run, layer_index, direction),
             ),
             _carried_by_jacobians(run, layer_index, direction, matrices, bound),
             *_sums_of_steps(layer, x, state, layer_index, direction, bound),
@@ -180,9 +182,21 @@ def _sums_of_steps(
     return [_compared(f"d{name}, sum of steps", s.sum(axis=0), whole[name], bound) for name, s in steps.items()]
 
 
-def _compared(name: str, values: np.ndarray, truth: np.ndarray, bound: float) -> Quantity:
-    """As in `fastrnn.check`: the largest difference, relative to the largest magnitude."""
-    largest = float(np.max(np.abs(truth), initial=0.0))
-    difference = float(np.max(np.abs(values - truth), initial=0.0))
-    error = difference / largest if largest else difference
-    return Quantity(name, truth.shape, error, bound, bool(error <= bound))
+def _rounding_of_differences(run: Run, layer_index: int, direction: int) -> float:
+    """What rounding leaves of the comparison where all units are saturated, and the Jacobian is almost 0.
+
+    A difference of states has the roundings of both, divided by the distance; and in the layer's dtype factors such as
+    1 - h² of the Jacobian, which R is multiplied by, are known to a few units in the last place of 1.
+    """
+    eps, eps_of_layer = np.finfo(np.float64).eps, np.finfo(run.layer.dtype).eps
+    states = [np.max(np.abs(values), initial=1.0) for values in _one_step_states(run, layer_index, direction)]
+    R = run.layer.sequences[layer_index].parameters.directions[direction]["weight_hh"]
+    return float(eps / _DIFFERENCE * max(states) + 4 * eps_of_layer * np.max(np.abs(R), initial=1.0))
+
+
+def _compared(name: str, values: np.ndarray, truth: np.ndarray, bound: float, absolute: float = 0.0) -> Quantity:
+    """As in `fastrnn.check`: the largest difference, relative to the largest magnitude. `absolute`: allowed besides."""
+    largest = float(np.max(np.abs(truth), initial=0.0)) or 1.0
+    error = float(np.max(np.abs(values - truth), initial=0.0)) / largest
+    allowed = bound + absolute / largest
+    return Quantity(name, truth.shape, error, allowed, bool(error <= allowed))

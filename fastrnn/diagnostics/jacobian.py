@@ -32,7 +32,8 @@ class Jacobians:
     spectral_radius         (T,) the largest magnitude of an eigenvalue
     largest_singular_value  (T,) how much the step can stretch a vector
     lyapunov_exponents      (S,) in nats per step, decreasing: log(singular values of J_T ... J_1) / T; -inf where a
-                            step leaves nothing of a direction. The first is that of the gradient that decays least.
+                            step leaves nothing of a direction, or less than the rounding of others. The first is that
+                            of the gradient that decays least.
     title                   the layer, its input, and which row, layer and direction this is
     """
 

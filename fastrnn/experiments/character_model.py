@@ -225,6 +225,7 @@ def _choose(logits: np.ndarray, temperature: float, generator: np.random.Generat
     """Draw from softmax(logits / temperature), for logits (V,)."""
     if temperature == 0:
         return int(logits.argmax())
-    weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
+    with np.errstate(over="ignore"):  # of a tiny temperature: e^-inf is 0, as it should be
+        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
     cumulated = np.cumsum(weights)
     return int(np.searchsorted(cumulated[:-1], generator.random() * cumulated[-1], side="right"))

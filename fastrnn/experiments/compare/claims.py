@@ -306,7 +306,9 @@ def _solved(results: Results, task: str, contender: str) -> list[bool]:
 
 def _unsolved(tasks: Sequence[str], by: str = "") -> str:
     """Why tests that only look at who solved one of these tasks have nothing to judge."""
-    return f"nothing to judge by, for {' and '.join(tasks)} was not solved{by}" if tasks else "not measured"
+    if not tasks:
+        return "not measured"
+    return f"nothing to judge by, for {' and '.join(tasks)} {'was' if len(tasks) == 1 else 'were'} not solved{by}"
 
 
 def _updates(results: Results, task: str, contender: str) -> float:

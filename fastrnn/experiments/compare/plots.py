@@ -15,7 +15,7 @@ import numpy as np
 
 from .claims import longest_memory
 from .contenders import CONTENDERS
-from .results import Look, Results, Scaled
+from .results import Look, Results, Scaled, finite
 from .tasks import TITLES, UNITS
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ STYLES = {
     "lstm-default": Style("#56B4E9", (0, (6, 2, 1, 2)), "^"),
 }
 _FLOOR = 1e-13  # where the axis of gradients ends
-_WORST_TEXT = 1.5  # times the baseline: the first updates, which are much above, need not be seen
+# where the text's axis ends, times the baseline or the highest loss at an end: the first updates, which are much above,
+# need not be seen
+_WORST_TEXT, _ABOVE_END = 1.5, 1.05
 _CIRCLE = 1.2  # where the axes end round the unit circle
 _NARROWEST = 4.4  # inches; a legend needs them
 _GREY = "0.45"
@@ -100,14 +102,15 @@ def learning(results: Results) -> Figure | None:
             _decades(ax)
             _line(ax, results.solved_at(task), "solved")
         else:
-            ax.set_ylim(top=_WORST_TEXT * results.baselines[task])
+            ends = finite([run.losses[-1] for run in results.runs if run.task == task and run.losses])
+            ax.set_ylim(top=max([_WORST_TEXT * results.baselines[task], *[_ABOVE_END * loss for loss in ends]]))
         ax.set_title(_task_title(results, task))
         ax.set_ylabel(UNITS[task])
         ax.set_xlabel("updates")
         ax.grid(color="0.9", linewidth=0.6)
     for ax in axes.flat[len(tasks) :]:
         ax.remove()
-    _legend(figure, axes.flat[0])
+    _legend(figure)
     return figure
 
 
@@ -133,7 +136,7 @@ def gradients(results: Results) -> Figure | None:
         ax.grid(color="0.9", linewidth=0.6)
     axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], _FLOOR))  # of both: they share it
     axes[0, 0].set_ylabel("norm of the gradient,\nrelative to the last step")
-    _legend(figure, axes[0, 0])
+    _legend(figure)
     return figure
 
 
@@ -228,7 +231,7 @@ def eigenvalues(results: Results) -> Figure | None:
         ax.set_xlabel("real part")
         ax.grid(color="0.9", linewidth=0.6)
     row[0].set_ylabel("imaginary part")
-    _legend(figure, row[0])
+    _legend(figure)
     return figure
 
 
@@ -309,9 +312,15 @@ def _line(ax: Axes, height: float | None, text: str) -> None:
                     fontsize=7, color=_GREY, va="center")  # fmt: skip
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+def _legend(figure: Figure) -> None:
+    """Of all that any panel shows; contenders in their order."""
+    shown: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    order = [contender.title for contender in CONTENDERS.values()]
+    labels = sorted(shown, key=lambda label: order.index(label) if label in order else -1)
+    figure.legend([shown[label] for label in labels], labels, loc="outside upper center", ncols=4, frameon=False)
 
 
 def _task_title(results: Results, task: str) -> str:

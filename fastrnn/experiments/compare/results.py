@@ -157,8 +157,13 @@ class Results:
 
 
 def solved_at(task: str, baselines: dict[str, float]) -> float | None:
-    """The loss below which a task counts as solved: 0.01 for adding, a tenth of the baseline for the others."""
-    return {"adding": 0.01, "text": None}.get(task, baselines.get(task, 0.0) / 10)
+    """The loss below which a task counts as solved: 0.01 for adding, a tenth of the baseline for the others.
+
+    None for text, and for what is no task.
+    """
+    if task == "adding":
+        return 0.01
+    return None if task == "text" or task not in baselines else baselines[task] / 10
 
 
 def finite(values: Sequence[float | None]) -> list[float]:
