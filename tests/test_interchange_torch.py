@@ -165,6 +165,24 @@ def test_modules_without_values_are_refused_by_name():
         fastrnn.from_torch(torch.nn.RNN(2, 3, bias=False, device="meta"))
 
 
+def test_parameters_that_are_not_there_are_named():
+    module = torch.nn.LSTM(3, 4, num_layers=2)
+    module.bias_hh_l1 = None
+    del module.weight_ih_l0
+    expected = "^module: expected all its parameters, got none for weight_ih_l0, bias_hh_l1$"
+    with pytest.raises(ValueError, match=expected):
+        fastrnn.from_torch(module)
+
+
+def test_parametrised_weights_are_computed_once():
+    module = torch.nn.utils.parametrizations.spectral_norm(torch.nn.GRU(3, 4), "weight_ih_l0")
+    twin = copy.deepcopy(module)
+    layer = fastrnn.from_torch(module)
+    np.testing.assert_array_equal(layer.parameters["weight_ih_l0"], twin.weight_ih_l0.detach())
+    for name, buffer in module.named_buffers():
+        assert torch.equal(buffer, dict(twin.named_buffers())[name])
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch, of its older weight_norm
 def test_weights_that_a_hook_computes_are_refused_by_name():
     module = torch.nn.utils.weight_norm(torch.nn.GRU(2, 3), "weight_hh_l0")

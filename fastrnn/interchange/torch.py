@@ -21,12 +21,14 @@ def from_torch(
 ) -> Layer:
     """A layer with the options, the parameters (copied) and the training flag of a torch.nn.LSTM, GRU or RNN.
 
-    The values are those that the module would use now: parametrised weights are computed. `device`, `seed` (that of
-    dropout) and `backend` are those of the layer.
+    The values are those that the module would use now: parametrised weights are computed (as whenever they are looked
+    at, a spectral norm in training goes on by one step). `device`, `seed` (that of dropout) and `backend` are those of
+    the layer.
 
     TypeError for another module, or parameters that are not all float32 or all float64. ValueError for parameters
-    without values, on PyTorch's meta device, and for those that a hook computes before each call, as the older
-    torch.nn.utils.weight_norm and prune do: nothing tells whether their present values are the next ones.
+    that are missing or None, for those without values, on PyTorch's meta device, and for those that a hook computes
+    before each call, as the older torch.nn.utils.weight_norm and prune do: nothing tells whether their present values
+    are the next ones.
     """
     need("torch", "from_torch")
     import torch
@@ -36,13 +38,16 @@ def from_torch(
     cell = next((cell for cell, theirs in classes.items() if isinstance(module, theirs)), None)
     if cell is None:
         raise TypeError(f"module: expected a torch.nn.LSTM, GRU or RNN, got {validation.full_name(module)}")
-    dtype = str(module.weight_ih_l0.dtype).removeprefix("torch.")
+    tensors = {name: getattr(module, name, None) for name in module._flat_weights_names}
+    missing = [name for name, tensor in tensors.items() if tensor is None]
+    if missing:
+        raise ValueError(f"module: expected all its parameters, got none for {', '.join(missing)}")
+    dtype = str(tensors["weight_ih_l0"].dtype).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
         raise TypeError(f"module: expected parameters of float32 or float64, got {dtype}")
     options = {name: getattr(module, name) for name in _OPTIONS[cell]}
     options["bidirectional"] = bool(module.bidirectional)  # PyTorch takes numbers for it
     layer = CLASSES[cell](**options, dtype=dtype, device=device, seed=seed, backend=backend)
-    tensors = {name: getattr(module, name) for name in layer.parameters}
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
     own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     hooked = [name for name in tensors if name not in own and not is_parametrized(module, name)]
