@@ -297,7 +297,7 @@ def slower_points(results: Results) -> str:
     single = sum(m.case.T == 1 for m in slower)
     text = f"A peer is faster at {len(slower)} of {len(compared)} points"
     if single:
-        text += f", {single} of them calls of a single step"
+        text += f", {'all' if single == len(slower) else single} of them calls of a single step"
     others = grouped([m for m in slower if m.case.T > 1], lambda m: (CELL_TITLES[m.case.cell], m.case.mode))
     named = ", ".join(f"{cell} {mode} ({len(points)})" for (cell, mode), points in others.items())
     return f"{text}; the others: {named}." if named else f"{text}."
