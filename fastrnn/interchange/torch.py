@@ -1,6 +1,6 @@
 """PyTorch's recurrent modules to layers, and layers to modules."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def from_torch(
     cell = next((cell for cell, theirs in classes.items() if isinstance(module, theirs)), None)
     if cell is None:
         raise TypeError(f"module: expected a torch.nn.LSTM, GRU or RNN, got {validation.full_name(module)}")
-    tensors = {name: getattr(module, name, None) for name in module._flat_weights_names}
+    tensors: dict[str, Any] = {name: getattr(module, name, None) for name in module._flat_weights_names}
     missing = [name for name, tensor in tensors.items() if tensor is None]
     if missing:
         raise ValueError(f"module: expected all its parameters, got none for {', '.join(missing)}")

@@ -65,7 +65,7 @@ def _forward(
     """y and the final states, and with `save` what `fastrnn::backward` needs beside them."""
     with _bound(cell, directions, weights) as (layer, arrays):
         y, states_n, saved = layer.forward(as_array(x), tuple([as_array(s) for s in states]), save, None, arrays)
-    kept = (saved.gates if _keeps_gates(cell) else np.empty(0, layer.dtype), saved.cells) if save else ()
+    kept = () if saved is None else (saved.gates if _keeps_gates(cell) else np.empty(0, layer.dtype), saved.cells)
     return [torch.from_numpy(array) for array in (y, *states_n, *kept)]
 
 
