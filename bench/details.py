@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.machine import ROOT
-from bench.report import PAGE, commit_line, details_page, machine_line, targets_section
+from bench.report import AIMS, PAGE, SIZES, commit_line, details_page, machine_line, targets_section
 from bench.results import FOLDER, write
 from bench.sections import Effort, sections
 
@@ -65,7 +65,7 @@ def page(results: dict[str, dict], name: str = PAGE) -> str:
     modules = sections()
     reached = [target for section, data in results.items() for target in modules[section].targets(data["points"])]
     if reached:
-        parts += ["## Targets", targets_section(reached)]
+        parts += ["## Targets", f"{AIMS} {SIZES}", targets_section(reached)]
     for section, module in modules.items():
         parts.append(f"## {module.TITLE}")
         parts += _section(module, results[section]) if section in results else ["Not measured yet."]

@@ -58,6 +58,8 @@ CEILING = """\
 A program that ran at this machine's limit, as [estimated below](#how-it-was-measured), at every point with H >= 128
 would be so many times as fast as the best peer there; times are those of the best rounds. (For smaller layers the limit
 leaves out what takes longest: the call, and what a step does besides its products.)"""
+AIMS = "Targets are what this project wants to reach; one that is missed is work left to do."
+SIZES = "Sizes are T steps, B sequences in the batch, I inputs and H hidden units."
 BY_ROUND = "*faster* is the median of the ratios round by round, for slow moments that outlast a round fall on both"
 OF_MEDIANS = "*faster* is the ratio of medians"
 
@@ -108,10 +110,10 @@ def performance_page(results: Results, name: str = PAGE) -> str:
         *failures(results),
         f"![How many times faster fastrnn is than each peer, by cell, mode, size and threads]({name}.png)",
         "## Summary",
-        "How many times faster fastrnn is: geometric means over the sizes, and the least of all sizes.",
+        f"How many times faster fastrnn is: geometric means over the sizes, and the least of all sizes. {SIZES}",
         summary_table(results),
         "## Targets",
-        f"Frame by frame, growth, float64, memory and start-up are [measured apart]({details_page(name)}).",
+        f"{AIMS} Frame by frame, growth, float64, memory and start-up are [measured apart]({details_page(name)}).",
         targets_section(targets(results)),
         CEILING,
         ceiling_table(results),
@@ -202,7 +204,7 @@ def ceiling_table(results: Results) -> str:
         row = [mode, threads, len(measurements), times(ours), times(geometric_mean(limits)), f"{MEANS[mode]:g}x"]
         rows.append([*row, sum(limit is not None and limit < GOALS[mode] for limit in limits)])
     titles = ("mode", "threads", "points", "fastrnn, mean", "at the limit, mean", "wanted, of all points")
-    return markdown_table((*titles, "points whose limit is below their own target"), rows, left=1)
+    return markdown_table((*titles, "points where even the limit misses their target"), rows, left=1)
 
 
 def points_table(measurements: Sequence[Measurement], results: Results) -> str:

@@ -134,7 +134,7 @@ def test_both_commands_install_extras_that_exist():
     commands = "".join(blocks(README, "sh"))
     assert f"{install} '.[cli]' && python -m fastrnn demo\n" in commands
     assert f"{install} '.[test,cli]' && pytest\n" in commands
-    assert named_extras(README) == {"cli", "test", "bench", "cuda"}
+    assert named_extras(README) == {"cli", "test", "bench", "cuda", "torch"}
 
 
 def named_extras(page):
