@@ -63,5 +63,5 @@ class KeptMemory:
     def not_needed(self) -> None:
         """A pass keeps nothing."""
         self._without += 1
-        if self._without == _MOST_WITHOUT:
+        if self._without >= _MOST_WITHOUT:
             self._idle.clear()

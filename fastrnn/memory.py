@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from ctypes import c_ssize_t
+import sys
+from ctypes import c_ssize_t, sizeof
 
 import numpy as np
 
@@ -44,6 +45,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _check_layout() -> None:
+    if sys.implementation.name != "cpython" or sizeof(c_ssize_t) != 8:
+        raise ImportError("fastrnn: expected CPython of 64 bits")
     probe = (np.empty(1),)
     item = c_ssize_t.from_address(id(probe) + ITEMS_IN_TUPLE).value
     if item != id(probe[0]) or address(probe[0]) != probe[0].ctypes.data:

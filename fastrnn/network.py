@@ -97,8 +97,9 @@ class Network:
         save: bool,
         recompute: bool = False,
     ) -> tuple[np.ndarray, States, Any]:
-        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers. An error leaves the dropout to come.
+        """x (T, B, I) and states (L*D, B, n), C-contiguous, through all layers.
 
+        An error leaves the dropout to come as it was (masks that another thread draws meanwhile may come again).
         With `save`, also return the `_SavedLayers` or `Recomputing` that `backward` takes.
         """
         if len(self.layers) == 1 and padded is None and not recompute:  # the same as below, for calls of microseconds
@@ -251,8 +252,8 @@ class Backward:
         With `lengths`, what dy holds behind a sequence's end is never read, and dx is 0 there.
 
         Arrays are NumPy arrays of the layer's dtype in any memory layout; they are never written to. TypeError for
-        another type or dtype, ValueError for a wrong shape, RuntimeError if called a second time, or after the
-        parameters have changed.
+        another type or dtype, ValueError for a wrong shape: it can be called again then. RuntimeError if called a
+        second time (after any other error too), or after the parameters have changed.
         """
         layout, batched = self._layout, self._batched
         if self._saved:

@@ -20,7 +20,8 @@ from .weights import Weights
 
 # the sums W x of a chunk of steps should stay in the second-level cache
 _X_SUMS_BYTES = 256 * 1024
-# how many plans a layer keeps, and bytes of scratch memory, of one workspace each
+# how many plans a layer keeps, and bytes of scratch memory, of one workspace each; but two, as the passes forward and
+# backward of a loop of training need, whatever they take
 _MOST_PLANS = 16
 _MOST_BYTES = 64 << 20
 
@@ -75,10 +76,10 @@ class Planner:
     def _make_room(self, needed: int) -> None:
         """For one more plan that needs so many bytes: the oldest go, but for those used since room was made last.
 
-        One plan is kept whatever it needs.
+        One is kept beside it whatever both need.
         """
         plans = self._plans
-        while plans and (
+        while len(plans) > 1 and (
             len(plans) >= _MOST_PLANS or needed + sum(plan.work_bytes for plan in plans.values()) > _MOST_BYTES
         ):
             key = next(iter(plans))

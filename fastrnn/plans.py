@@ -24,7 +24,7 @@ _BYTES = np.dtype(np.uint8)
 class Plan:
     """One pass: the template of its argument blocks, and workspaces to run it in.
 
-    As many workspaces exist as calls run at once.
+    As many workspaces exist as calls run at once, and a few that wait for the next ones.
     """
 
     def __init__(self, kernel: str, template: Template, work_bytes: int, workers: int) -> None:

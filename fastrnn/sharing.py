@@ -31,7 +31,7 @@ class Sharing:
         self._lanes = lanes
         self._available = available
         available()  # a wrong setting is an error at the first call, not at the first large one
-        # multiply-adds of a row at a step, and numbers of the weights
+        # multiply-adds of a row at a step, and numbers of the weights, but for those of a projection
         self._products = layout.cell.gates * layout.hidden_size * (layout.input_size + layout.output_size)
         self._bytes = self._products * itemsize
 

@@ -105,16 +105,15 @@ class Stream(FrameByFrame):
 
         TypeError and ValueError as in `step`.
         """
-        held = dict(zip(("h", "c"), self._states[self._turn], strict=False))
-        if state is None:
-            for array in held.values():
-                array[...] = 0
-            return
-        given = dict(zip(held, validation.state_arrays("state", tuple(held), state), strict=True))
+        then = dict(zip(("h", "c"), self._states[1 - self._turn], strict=False))
+        given: dict[str, Any] = dict.fromkeys(then, 0)
+        if state is not None:
+            given = dict(zip(then, validation.state_arrays("state", tuple(then), state), strict=True))
+            for name, value in given.items():
+                self._check(name, value, then[name].shape, None)
         for name, value in given.items():
-            self._check(name, value, held[name].shape, None)
-        for name, value in given.items():
-            held[name][...] = value
+            then[name][...] = value
+        self._turn = 1 - self._turn  # last, as in `step`
 
     def _check(self, name: str, value: object, shape: tuple[int, ...], other: tuple[int, ...] | None) -> None:
         given = validation.array(name, value, self.dtype).shape

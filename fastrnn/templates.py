@@ -55,13 +55,12 @@ class Plane:
 Table = Sequence[Sequence[Word]]
 
 
-class Description:
-    """One direction's block while it is laid out: header words by slot, planes by name, other tables by slot."""
+class Description(NamedTuple):
+    """One direction's block while it is laid out."""
 
-    def __init__(self, header: Mapping[int, Word], planes: Mapping[str, Plane], tables: Mapping[int, Table]) -> None:
-        self.header = dict(header)
-        self.planes = dict(planes)
-        self.tables = dict(tables)
+    header: Mapping[int, Word]  # by slot
+    planes: Mapping[str, Plane]  # by name
+    tables: Mapping[int, Table]  # others, by slot
 
 
 class Template:

@@ -161,8 +161,8 @@ def run(kernel: int, block: int, threads: int, block_bytes: int = 0, teams: int 
     with _pool.guard or _pool.lock:
         # so that Numba does not wake threads that get nothing to do; the setting is this Python thread's own
         before = numba.get_num_threads()
-        numba.set_num_threads(teams * team_size)
         try:
+            numba.set_num_threads(teams * team_size)
             alone = compiled.run_together(kernel, block, block_bytes, teams, team_size)
         finally:
             numba.set_num_threads(before)

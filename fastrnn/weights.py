@@ -54,7 +54,10 @@ class Weights:
         self.backward_layout = MatrixLayout(layout, dtype, lanes, backward=True)
         self._own = own
         self._known = _Known(None, NOTHING, {})
-        self._changing = False  # whether they had changed when they were last looked at, and so may do at each call
+        # Whether they had changed when they were last looked at. A kernel looks itself, before it runs, so that a call
+        # that finds them as they were enters compiled code once. Where they change at every call, that look would be in
+        # vain, and all be read twice: then `expected` looks first, until they are found unchanged.
+        self._changing = False
         self._lock = new_lock()
 
     def expected(

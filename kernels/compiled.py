@@ -19,7 +19,7 @@ from .calls import call
 from .checksum import make_checksum
 from .compiling import uninterrupted
 from .copying import make_copying
-from .disk_cache import files_of, kept
+from .disk_cache import keep, kept
 from .formula import make_added_sum, make_formula, make_sums
 from .locks import new_lock
 from .packing import make_packing
@@ -92,7 +92,7 @@ def _compile(name):
     function = _MAKERS[kind](*words)
     arguments = (types.int64,) * len(inspect.signature(function).parameters)
     made = CFunc(function, (arguments, types.void), {}, {"nogil": True, "error_model": "numpy"})
-    made._cache = files_of(function, name)
+    keep(made, function, name)
     with uninterrupted():
         made.compile()
     return made

@@ -3,7 +3,9 @@
 Numba keeps it in the first of some folders that can be written to. Those before that are looked into as well: an image
 may have them filled, for users who can only read them.
 
-The names carry all that a function is made from, a hash of this package's sources among it: no edit can run stale code.
+The names carry all that a function is made from, a hash of this package's sources among it, and what it is made by and
+for: no edit can run stale code, and environments with different versions of Numba, or interpreters with other objects,
+may share a folder.
 Each function has an index of its own, and each signature a file of its own: Numba numbers those of one index, and two
 processes that add to the same index at once may give two of them the same number.
 """
@@ -15,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import numba
 from numba import config, njit
 from numba.core.caching import (
     FunctionCache,
@@ -24,6 +27,7 @@ from numba.core.caching import (
     UserWideCacheLocator,
 )
 
+from . import record
 from .compiling import uninterrupted
 from .target import target_hash
 
@@ -42,6 +46,13 @@ def source_hash() -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@cache
+def environment_hash() -> str:
+    """Of what the sources are compiled by and for."""
+    parts = (target_hash(), numba.__version__, record.ITEMS_IN_TUPLE, record.ADDRESS_IN_ARRAY)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
 def problem() -> str | None:
@@ -65,6 +76,9 @@ class _Folder(FunctionCache):
 
     def __init__(self, function):
         super().__init__(function)
+        for name in ("_source_stamp", "_data_name_pattern", "_index_path"):
+            if not hasattr(self._cache_file, name):
+                raise OSError(f"Numba {numba.__version__} has no {name!r} of its files")
         # the names say it; some versions of Numba take the file's time, which may change when it is copied
         self._cache_file._source_stamp = None
 
@@ -135,7 +149,7 @@ class _Files(NullCache):
 def files_of(function, name: str) -> _Files:
     """Numba's cache of this function, in files of its own; `name` says what is made from the sources."""
     try:
-        function.__qualname__ = f"{name} {source_hash()} {target_hash()}".replace(" ", "_")
+        function.__qualname__ = f"{name} {source_hash()} {environment_hash()}".replace(" ", "_")
     except OSError as error:
         _not_kept(error)
         return _Files([], NullCache())
@@ -153,7 +167,10 @@ def _ready(function, written):
             continue
         if locator(function, inspect.getfile(function)).get_cache_path() == written:
             return
-        folder = _reader(locator)(function)
+        try:
+            folder = _reader(locator)(function)
+        except OSError:
+            return
         if folder.path.exists():
             yield folder
 
@@ -166,12 +183,19 @@ def _reader(locator):
     return type("Reader", (_Folder,), {"_impl_class": implementation})
 
 
+def keep(made, function, name: str) -> None:
+    """Have Numba keep what it makes of the function, as its `cache=True` does, in files of our own."""
+    if not hasattr(made, "_cache"):
+        _not_kept(f"Numba {numba.__version__} keeps them otherwise")
+    made._cache = files_of(function, name)
+
+
 def kept(*signature, **options):
     """A decorator for what is called from Python: compiled for this signature at once; or, without one, when called."""
 
     def decorate(function):
         dispatcher = njit(**options)(function)
-        dispatcher._cache = files_of(function, function.__name__)  # what `cache=True` does, with other files
+        keep(dispatcher, function, function.__name__)
         if signature:
             with uninterrupted():
                 dispatcher.compile(*signature)

@@ -22,6 +22,7 @@ _PART_BYTES = 256 * 1024
 _TILES_AT_ONCE = 8
 _TILES_OF_BLOCK = 2 * _TILES_AT_ONCE
 _MOST_SUMS = 4
+_MOST_ABREAST = 8  # groups, which the loops below know the logarithm of
 # accumulators of the tiles at once, at most 32 vectors of 64 bytes each; where these are all rows, of several groups'
 # tiles: the fewer calls a formula has, the better (2 % of an LSTM with 16 rows of 128 units, Zen 3)
 SCRATCH_BYTES = _TILES_AT_ONCE * 32 * 64
@@ -65,6 +66,8 @@ def _shapes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for rows in range(1, rows_of_tallest + 1):
             parts[number, rows] = widest(each, rows)
             units[number, rows] = _units_abreast(number, rows)
+    if units.max() > _MOST_ABREAST:
+        raise ValueError(f"tiles have {units.max()} groups of units abreast, at most {_MOST_ABREAST} are provided for")
     return np.array([(0, 0, 0), *shapes]), parts, units
 
 
@@ -190,7 +193,12 @@ def make_stage():
         deepest = larger(x_depth, depth) * multiplied * vector_bytes  # bytes of a group's packed block
         downwards = first_group > last_group
         number_of_groups = first_group - last_group if downwards else last_group - first_group
-        # the operands' rows of one block stay in the second-level cache while the groups of units pass by
+        # Blocks of rows, of at most 16 tiles, whose operands stay in the second-level cache while the groups of units
+        # pass by; in a block spans of groups, up- or downwards; in a span at most 8 tiles at once, whose sums fit into
+        # the scratch memory; and for these BEGIN, both products for one piece of the span after the other (so many
+        # groups as a tile has abreast), and FINISH. Tiles fetch what is multiplied next. Where that is another part or
+        # another product (`apart`), those at once share it; else it is the next groups, which all tiles of the block
+        # share, and `turn` says the how many-eth of these comes first.
         for first_of_block in range(0, tiles, _TILES_OF_BLOCK):
             last_of_block = smaller(first_of_block + _TILES_OF_BLOCK, tiles)
             left = number_of_groups

@@ -147,7 +147,8 @@ def _end_of_chunk(block, step, sign, whole):
 def _room(block, step, whole):
     """How many rows of sums W x a step takes: if threads share them, all of the batch.
 
-    Then one thread may be a chunk ahead of another, and has each of its rows in the same places in every chunk.
+    Then one thread may be a chunk ahead of another, and where chunks begin each decides for its own rows: a row of any
+    step lies at a multiple of the batch plus its number, so that no thread ever writes another's.
     """
     rows = _rows(block, step)
     return rows if whole or rows == 0 else load_word(block, b.BATCH)

@@ -60,7 +60,10 @@ smaller, larger = _choice("<"), _choice(">")
 
 @njit(**INNER)
 def rounded_up(number, divisor):
-    """number / divisor, rounded up. What is at hand is often 1, and a division is slow beside a small tile."""
+    """number / divisor, rounded up; at least 1 where the divisor is not 1.
+
+    What is at hand is often 1, and a division is slow beside a small tile.
+    """
     if divisor == 1:
         return number
     if number <= divisor:

@@ -73,8 +73,8 @@ def _give_way(typing):
 
 # A step is far shorter than this many looks; whoever waits longer shares its core with the one it waits for.
 _LOOKS = 2000
-# At the start of a call the others may be waiting for this very core: give way sooner, and after about a second in all
-# take them not to come.
+# At the start of a call the others may be waiting for this very core: give way sooner, and after so many times, about a
+# second in all where nobody else wants the core, take them not to come.
 _LOOKS_AT_START = 200
 _PATIENCE = 200000
 _ABANDONED = -(2**40)

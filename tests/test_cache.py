@@ -377,3 +377,29 @@ def test_without_any_folder_kernels_are_compiled_anew_and_a_warning_says_so(nowh
     done = warm_up(package, **variables)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("python -m fastrnn warmup: error: neither ")
+
+
+@pytest.mark.parametrize("name", ["_data_name_pattern", "_source_stamp"])
+def test_a_numba_whose_files_have_other_names_keeps_nothing_and_a_warning_says_so(name, monkeypatch):
+    from fastrnn.kernels import disk_cache
+
+    made = disk_cache.FunctionCache.__init__
+
+    def otherwise(self, function):
+        made(self, function)
+        delattr(self._cache_file, name)
+
+    monkeypatch.setattr(disk_cache.FunctionCache, "__init__", otherwise)
+    monkeypatch.setattr(disk_cache, "_problems", [])
+    files = disk_cache.files_of(lambda: None, "nothing")
+    assert files.load_overload(None, None) is None
+    with pytest.warns(RuntimeWarning, match=rf"cannot be kept on disk \(Numba .* has no '{name}' of its files"):
+        files.save_overload(None, None)
+
+
+def test_a_numba_that_keeps_nothing_of_the_kind_is_said(monkeypatch):
+    from fastrnn.kernels import disk_cache
+
+    monkeypatch.setattr(disk_cache, "_problems", [])
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept on disk \(Numba .* keeps them otherwise"):
+        disk_cache.keep(type("Made", (), {})(), lambda: None, "nothing")

@@ -244,6 +244,29 @@ def test_a_batch_that_does_not_fit_into_memory_is_named(batch_size):
         make_layer("gru", 3, 4).stream(batch_size)
 
 
+class _Refusing:
+    """A state that Ctrl-C comes before."""
+
+    shape = (1, 1, 4)
+
+    def __setitem__(self, place, values):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_reset_leaves_the_state_as_it_was():
+    layer = make_layer("lstm", 3, 4)
+    stream = layer.stream()
+    stream.step(np.ones(3, np.float32))
+    before = stream.state
+    h, c = np.ones_like(before[0]), np.ones_like(before[1])
+    states = stream._states[1 - stream._turn]
+    stream._states[1 - stream._turn] = (states[0], _Refusing())
+    with pytest.raises(KeyboardInterrupt):
+        stream.reset((h, c))
+    for one, other in zip(stream.state, before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_what_a_stream_is_made_for_stays():
     stream = make_layer("gru", 3, 4).stream(2)
     for name, value in (("batch_size", 9), ("dtype", np.dtype("float64"))):

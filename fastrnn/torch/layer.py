@@ -21,7 +21,7 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)  # other types may be anything but nu
 class Bound(NamedTuple):
     """Weights as the kernels take them, without copies.
 
-    key     of each tensor what would change if its numbers lay elsewhere or otherwise
+    key     of each tensor, which is contiguous, what would change if its numbers lay elsewhere or otherwise
     arrays  keep that memory, so that no other tensor can get the same address
     """
 
@@ -182,9 +182,9 @@ def layers_as_before(
             if look is not weight:
                 return None
             continue
-        kind, place, shape, dtype = look
+        tensor_type, place, shape, dtype = look
         if (
-            type(weight) is not kind
+            type(weight) is not tensor_type
             or weight.layout is not torch.strided
             or weight.data_ptr() != place
             or weight.shape != shape
