@@ -57,7 +57,8 @@ against that of two: on a machine that others work on too, the median says more 
 CEILING = """\
 A program that ran at this machine's limit, as [estimated below](#how-it-was-measured), at every point with H >= 128
 would be so many times as fast as the best peer there; times are those of the best rounds. (For smaller layers the limit
-leaves out what takes longest: the call, and what a step does besides its products.)"""
+leaves out what takes longest: the call, and what a step does besides its products. It is that of multiply-adds of
+float32 vectors: what matrix units such as AMX could do, on numbers split into parts of bfloat16, nothing here uses.)"""
 AIMS = "Targets are what this project wants to reach; one that is missed is work left to do."
 SIZES = "Sizes are T steps, B sequences in the batch, I inputs and H hidden units."
 BY_ROUND = "*faster* is the median of the ratios round by round, for slow moments that outlast a round fall on both"
