@@ -53,8 +53,9 @@ What limits a step:
 What was tried for it and gave nothing, and so was left out: formulas on vectors of twice the length, so that the
 instructions of two take turns (faster on their own, not within a stage); a division by an approximation and Newton's
 steps; finishing each tile at once where a step has two products; huge pages; asking for weights nearer than the
-second-level cache, but for one or two rows with AVX2; packed blocks read in smaller parts; larger chunks of W x; with
-AVX2 also fewer rows at once, activations function by function, and polynomials in two or three chains instead of one.
+second-level cache, but for one or two rows with AVX2; packed blocks read in smaller parts; larger chunks of W x; for
+the weight gradients, asking for the gates of the next part while a tile runs, and copying gates that are not turned;
+with AVX2 also fewer rows at once, activations function by function, and polynomials in two or three chains, not one.
 What gave something is what is built, and described under [Architecture](architecture.md)."""
 
 
