@@ -61,7 +61,10 @@ leaves out what takes longest: the call, and what a step does besides its produc
 float32 vectors: what matrix units such as AMX could do, on numbers split into parts of bfloat16, nothing here uses.)"""
 AIMS = "Targets are what this project wants to reach; one that is missed is work left to do."
 SIZES = "Sizes are T steps, B sequences in the batch, I inputs and H hidden units."
-BY_ROUND = "*faster* is the median of the ratios round by round, for slow moments that outlast a round fall on both"
+BY_ROUND = (
+    "*faster* is the median of the ratios round by round, not the ratio of the medians, for slow moments that outlast "
+    "a round fall on both"
+)
 OF_MEDIANS = "*faster* is the ratio of medians"
 
 

@@ -95,7 +95,10 @@ def test_help_of_the_demo_names_every_default(capsys):
         (["demo", "--batch", "4", "--hidden", "9" * 12], "--hidden, --layers: no such model can be made: "),
         (["demo", "--layers", "-1"], "argument --layers: expected an integer of at least 1, got '-1'"),
         (["demo", "--batch", "1.5"], "argument --batch: expected an integer of at least 1, got '1.5'"),
-        (["demo", "--batch", "100", "--steps", "100"], "--batch, --steps: 100 texts of 100 steps need 10001 char"),
+        (
+            ["demo", "--batch", "100", "--steps", "100"],
+            "--batch, --steps: 100 texts of 100 steps need 10001 characters",
+        ),
         (["demo", "--seconds", "0"], "argument --seconds: expected a number above 0, got '0'"),
         (["demo", "--seconds", "inf"], "argument --seconds: expected a number above 0, got 'inf'"),
         (["demo", "--seconds", "soon"], "argument --seconds: expected a number above 0, got 'soon'"),

@@ -66,15 +66,16 @@ def _loaded(model: Any) -> "onnx.ModelProto":
     import onnx
     from google.protobuf import json_format, message, text_format
 
-    damaged = (message.DecodeError, json_format.ParseError, text_format.ParseError, onnx.parser.ParseError)
     if isinstance(model, onnx.ModelProto):
         return model
-    if not isinstance(model, bytes | str | os.PathLike):
+    load: Any = onnx.load_model_from_string
+    if isinstance(model, str | os.PathLike):
+        model, load = validation.path(model, "model"), onnx.load_model
+    elif not isinstance(model, bytes):
         raise TypeError(f"model: expected an onnx.ModelProto, bytes or a path, got {type(model).__name__}")
-    if not isinstance(model, bytes):
-        model = validation.path(model, "model")
+    damaged = (message.DecodeError, json_format.ParseError, text_format.ParseError, onnx.parser.ParseError)
     try:
-        return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(model)
+        return load(model)
     except damaged as error:
         raise ValueError("model: expected an ONNX model, got something else") from error
     except (onnx.checker.ValidationError, ValueError) as error:  # a file of its tensors has gone, or is cut off, say
@@ -233,9 +234,10 @@ def _wrong_arrays(cell: str, attributes: _Attributes, constants: Mapping[str, np
         "initial_h": state,
         "initial_c": state,
     }
-    # of the weights, that of the first one that has one of ours is expected of the others
-    given = [constants[name].dtype for name in ("W", "R", "B") if name in constants]
-    dtype = next((each for each in given if each in validation.DTYPES), np.dtype(np.float32))
+    # of the weights, that of the first one that has one of ours is expected of the others, and of the states
+    of_weights = [constants[name].dtype for name in ("W", "R", "B") if name in constants]
+    dtype = next((each for each in of_weights if each in validation.DTYPES), np.dtype(np.float32))
+    dtypes = dict.fromkeys(shapes, (dtype,)) | {"W": validation.DTYPES, "sequence_lens": (np.dtype(np.int32),)}
     for name, expected in shapes.items():
         if name not in constants:
             continue
@@ -244,7 +246,6 @@ def _wrong_arrays(cell: str, attributes: _Attributes, constants: Mapping[str, np
             isinstance(size, int) and size != given for size, given in zip(expected, value.shape, strict=True)
         ):
             wrong.append(f"{name}: expected shape ({', '.join(map(str, expected))}), got {value.shape}")
-        dtypes = (np.dtype(np.int32),) if name == "sequence_lens" else (dtype,) if name != "W" else validation.DTYPES
-        if value.dtype not in dtypes:
-            wrong.append(f"{name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
+        if value.dtype not in dtypes[name]:
+            wrong.append(f"{name}: expected {' or '.join(map(str, dtypes[name]))}, got {value.dtype}")
     return wrong
